@@ -1,0 +1,165 @@
+"""A fine-tuned model to plain arrays and back: batch norms folded, weights as whole numbers, exact both ways."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from paretune.compress.cut import cut
+from paretune.compress.quantize import ActivationQuantizer, quantized_weight, weight_codes
+from paretune.errors import ParetuneError
+from paretune.frozen import Frozen, FrozenLayer
+from paretune.inventory import Inventory, Layer
+from paretune.plan import FLOAT, LayerPlan, Plan
+
+Doubles = NDArray[np.float64]
+
+
+def freeze(model: nn.Module, inventory: Inventory, plan: Plan) -> Frozen:
+    """The arrays of `model`, which `plan` has cut and quantized, as it computes in eval mode.
+
+    Raises:
+        ParetuneError: a layer carries other bit-widths than the plan says, or a norm without running statistics.
+    """
+    layers = {layer.name: _freeze_layer(model, layer, plan) for layer in inventory.weighted}
+    state = model.state_dict()
+    rest = {key: _float32(state[key]) for key in _rest_keys(model, inventory)}
+    return Frozen(layers=layers, rest=rest)
+
+
+def thaw(dense: nn.Module, inventory: Inventory, plan: Plan, frozen: Frozen) -> nn.Module:
+    """A plain module in eval mode that computes what the artifact computes; `dense` stays untouched.
+
+    It is the dense model cut by the plan, with float32 weights that lie on the quantization grid, an
+    identity in place of every folded batch norm, and an `ActivationRounding` before every quantized layer.
+
+    Raises:
+        ParetuneError: `frozen` does not belong to this model and plan; names the layer or tensor.
+    """
+    model = cut(dense, inventory, plan.kept).eval().requires_grad_(False)
+    for layer in inventory.weighted:
+        if layer.name not in frozen.layers:
+            raise ParetuneError(f"the frozen model has no layer '{layer.name}'; it belongs to another model")
+        _thaw_layer(model.get_submodule(layer.name), layer.name, frozen.layers[layer.name])
+    for norm in inventory.folded:
+        model.set_submodule(norm, nn.Identity())
+    _thaw_rest(model, inventory, frozen)
+    return model
+
+
+class ActivationRounding(nn.Module):
+    """x → step × clip(round(x / step), low, high), halves to even as ONNX does; no gradient."""
+
+    step: Tensor
+
+    def __init__(self, step: float, low: int, high: int) -> None:
+        super().__init__()
+        # A tensor, because dividing by a Python number may turn into multiplying by its reciprocal.
+        self.register_buffer("step", torch.tensor(step), persistent=False)
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / self.step).round().clamp(self.low, self.high) * self.step
+
+
+def _freeze_layer(model: nn.Module, layer: Layer, plan: Plan) -> FrozenLayer:
+    module = model.get_submodule(layer.name)
+    factor, shift = _after(model, layer)
+    codes, scales, weight_bits = _weight(module, factor)
+    quantizer = getattr(module, "activation_quantizer", None)
+    rounding: dict[str, Any] = {}
+    if isinstance(quantizer, ActivationQuantizer):
+        step = float(quantizer.positive_step().detach())
+        rounding = {"activation_bits": quantizer.bits, "step": step, "low": quantizer.low, "high": quantizer.high}
+    found = LayerPlan(layer=layer.name, weight_bits=weight_bits, activation_bits=rounding.get("activation_bits", FLOAT))
+    wanted = plan.bits.get(layer.name, LayerPlan(layer=layer.name))
+    if found != wanted:
+        raise ParetuneError(f"the plan asks for {wanted}, the model carries {found}; freeze it with its own plan")
+    plain = layer.norm is None and module.bias is None
+    bias = None if plain else shift.astype(np.float32)
+    return FrozenLayer(codes=codes, scales=scales, bias=bias, weight_bits=weight_bits, **rounding)
+
+
+def _after(model: nn.Module, layer: Layer) -> tuple[Doubles, Doubles]:
+    """What the layer's bias and folded norm do to weight × x: factor and shift, (out,) each, float64."""
+    module = model.get_submodule(layer.name)
+    bias = module.bias
+    shift = np.zeros(len(module.weight)) if bias is None else _float64(bias)  # type: ignore[arg-type]
+    if layer.norm is None:
+        return np.ones_like(shift), shift
+    norm: Any = model.get_submodule(layer.norm)
+    if norm.running_mean is None or norm.running_var is None:
+        raise ParetuneError(f"'{layer.norm}' keeps no running statistics, so it cannot be folded into '{layer.name}'")
+    factor = (_float64(norm.running_var) + norm.eps) ** -0.5
+    if norm.weight is not None:
+        factor = factor * _float64(norm.weight)
+    beta = 0.0 if norm.bias is None else _float64(norm.bias)
+    return factor, beta + (shift - _float64(norm.running_mean)) * factor
+
+
+def _weight(module: nn.Module, factor: Doubles) -> tuple[NDArray[Any], NDArray[np.float32], int]:
+    """The layer's weight times `factor`: codes, scales and bits, or float weights, no scales and 32."""
+    if not quantized_weight(module):
+        raw = _float64(module.weight)  # type: ignore[arg-type]
+        folded = (raw * factor.reshape(-1, *[1] * (raw.ndim - 1))).astype(np.float32)
+        return folded, np.empty(0, np.float32), FLOAT
+    codes, steps, bits = weight_codes(module)
+    scales = (steps * np.abs(factor)).astype(np.float32)
+    # A channel that the norm switches off: zero codes, since not every runtime takes a scale of zero.
+    dead = scales == 0
+    signs = np.where(dead, 0, np.sign(factor)).astype(np.int8)
+    codes = codes * signs.reshape(-1, *[1] * (codes.ndim - 1))
+    return codes, np.where(dead, steps, scales), bits
+
+
+def _rest_keys(model: nn.Module, inventory: Inventory) -> list[str]:
+    """The float entries of the state that belong to no convolution, linear layer or folded norm."""
+    taken = inventory.folded | {layer.name for layer in inventory.weighted}
+    owners = tuple(f"{name}." for name in taken)
+    return [
+        key for key, value in model.state_dict().items() if value.is_floating_point() and not key.startswith(owners)
+    ]
+
+
+def _thaw_layer(module: Any, name: str, layer: FrozenLayer) -> None:
+    weight = torch.from_numpy(layer.weight().copy())
+    if module.weight.shape != weight.shape:
+        raise ParetuneError(
+            f"layer '{name}' is {tuple(weight.shape)} in the frozen model and {tuple(module.weight.shape)} "
+            "after the plan; they belong to different plans"
+        )
+    device = module.weight.device
+    module.weight = nn.Parameter(weight.to(device), requires_grad=False)
+    bias = None if layer.bias is None else torch.from_numpy(layer.bias.copy()).to(device)
+    module.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    if layer.activation_bits < FLOAT:
+        module.activation_rounding = ActivationRounding(layer.step, layer.low, layer.high).to(device)
+        module.register_forward_pre_hook(_round_input)
+
+
+def _round_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (layer.activation_rounding(inputs[0]), *inputs[1:])
+
+
+def _thaw_rest(model: nn.Module, inventory: Inventory, frozen: Frozen) -> None:
+    state = model.state_dict()
+    keys = _rest_keys(model, inventory)
+    stray = set(keys) ^ set(frozen.rest)
+    stray |= {key for key in keys if key in frozen.rest and state[key].shape != frozen.rest[key].shape}
+    if stray:
+        raise ParetuneError(f"tensors that the frozen model and the plan do not share: {', '.join(sorted(stray))}")
+    for key in keys:
+        state[key].copy_(torch.from_numpy(frozen.rest[key].copy()))
+
+
+def _float64(tensor: Tensor) -> Doubles:
+    doubles: Doubles = tensor.detach().cpu().double().numpy()
+    return doubles
+
+
+def _float32(tensor: Tensor) -> NDArray[np.float32]:
+    # Copied, because the array would share memory with a model that may still be trained.
+    floats: NDArray[np.float32] = tensor.detach().cpu().float().numpy().copy()
+    return floats

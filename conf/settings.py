@@ -1,0 +1,110 @@
+"""What may be set: the composed config, checked once and frozen. Nothing further in sees a config object."""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from paretune.errors import ParetuneError, near_miss
+
+KEEP = ("front", "all", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """How long and under which seed a study runs. `trials` counts in total, also over several runs."""
+
+    name: str
+    trials: int = 64
+    seed: int = 0
+    minutes: float | None = None
+    trial_minutes: float = 10.0
+    population: int = 16
+    keep: str = "front"
+    full_epochs: int = 20
+
+    def __post_init__(self) -> None:
+        smallest = {"trials": 1, "seed": 0, "population": 2, "full_epochs": 1}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise ParetuneError(f"study.{name} must be {least} or more, got {getattr(self, name)}")
+        if self.trial_minutes <= 0 or (self.minutes is not None and self.minutes <= 0):
+            raise ParetuneError("study.trial_minutes and study.minutes must be above 0")
+        if self.keep not in KEEP:
+            raise ParetuneError(f"study.keep has no option '{self.keep}'.{near_miss(self.keep, KEEP)}")
+        if not self.name or Path(self.name).is_absolute() or ".." in Path(self.name).parts:
+            raise ParetuneError(f"study.name is a folder below results_dir, got '{self.name}'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A whole study: what is compressed, what may vary, what counts, and where the results go."""
+
+    task: dict[str, Any]
+    space: dict[str, Any]
+    objectives: tuple[str, ...]
+    study: StudySettings
+    budget: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    sampler: str = "nsga2"
+    results_dir: str = "results"
+    device: str = "auto"
+
+    @property
+    def folder(self) -> Path:
+        """The study's own folder."""
+        return Path(self.results_dir) / self.study.name
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The budgets that are set."""
+        return {name: float(limit) for name, limit in self.budget.items() if limit is not None}
+
+
+def parse_settings(plain: Mapping[str, Any]) -> Settings:
+    """The settings that `plain` (dicts and lists, fully resolved) describes.
+
+    Raises:
+        ParetuneError: an unknown or missing key or a value of the wrong type; the message names the key.
+    """
+    values = dict(plain)
+    if isinstance(values.get("study"), Mapping):
+        values["study"] = _build(StudySettings, "study", values["study"])
+    settings = _build(Settings, "", values)
+    if not 2 <= len(settings.objectives) <= 3 or len(set(settings.objectives)) < len(settings.objectives):
+        raise ParetuneError(f"objectives needs two or three different names, got {list(settings.objectives)}")
+    return settings
+
+
+def _build(kind: Any, where: str, values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in hints:
+            raise ParetuneError(f"no config key is called '{prefix}{key}'.{near_miss(str(key), hints)}")
+    for field in dataclasses.fields(kind):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in values:
+            raise ParetuneError(f"the config key '{prefix}{field.name}' is missing")
+    return kind(**{key: _typed(f"{prefix}{key}", hints[key], value) for key, value in values.items()})
+
+
+def _typed(key: str, hint: Any, value: Any) -> Any:
+    """`value` as `hint`, or an error that names `key`."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    origin = getattr(hint, "__origin__", hint)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_typed(key, get_args(hint)[0], item) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        inner = get_args(hint)[1]
+        return {str(k): v if inner is Any else _typed(f"{key}.{k}", inner, v) for k, v in value.items()}
+    if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if origin in (int, str, StudySettings) and isinstance(value, origin) and not isinstance(value, bool):
+        return value
+    names = {tuple: "a list", dict: "a table of keys", float: "a number", int: "a whole number", str: "a word"}
+    raise ParetuneError(f"{key} must be {names.get(origin, origin.__name__)}, got {value!r}")

@@ -1,0 +1,68 @@
+"""Static costs: plain arithmetic over a profile, known exactly before any training."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from paretune.findings import Objective
+from paretune.plan import FLOAT
+from paretune.profile import Profile, Row
+
+HEADER_BYTES = 168  # what safetensors writes before the payload: its length field and the tensors' names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """An objective that needs no training: `count` turns a profile into a number; smaller is better."""
+
+    objective: Objective
+    count: Callable[[Profile], float]
+
+
+def params(rows: Profile) -> int:
+    """Learnable numbers: weights, biases and norm scales, whatever their bit-width."""
+    return sum(row.params for row in rows)
+
+
+def size_bytes(rows: Profile) -> int:
+    """Bytes of the packed weight file: codes at their bit-width, each layer starting on a byte, float32
+    scales, biases, activation steps and whatever is not quantized, and the file's header.
+    """
+    return HEADER_BYTES + sum(_row_bytes(row) for row in rows)
+
+
+def _row_bytes(row: Row) -> int:
+    return ceil(row.weights * row.weight_bits / 8) + 4 * (row.scales + row.floats)
+
+
+def macs(rows: Profile) -> int:
+    """Multiply-accumulates of one sample through convolutions and linear layers; one multiply-add counts once."""
+    return sum(row.macs for row in rows)
+
+
+def bops(rows: Profile) -> int:
+    """Bit operations of one sample: Σ MACs × weight bits × activation bits, 32 for float.
+
+    The product form of Bayesian Bits (van Baalen et al. 2020, https://arxiv.org/abs/2005.07093).
+    """
+    return sum(row.macs * row.weight_bits * row.activation_bits for row in rows)
+
+
+def _cost(name: str, unit: str, definition: str, count: Callable[[Profile], float]) -> Cost:
+    return Cost(objective=Objective(name=name, unit=unit, definition=definition), count=count)
+
+
+COSTS: Mapping[str, Cost] = {
+    cost.objective.name: cost
+    for cost in (
+        _cost("params", "parameters", "learnable numbers left", params),
+        _cost("size_bytes", "bytes", "packed weight file: codes, float32 scales and biases, header", size_bytes),
+        _cost("macs", "MACs", "multiply-adds of one sample through conv and linear layers", macs),
+        _cost("bops", "bit-operations", f"Σ MACs × weight bits × activation bits, {FLOAT} for float", bops),
+    )
+}
+
+
+def static_costs(rows: Profile) -> dict[str, float]:
+    """Every cost in the table, by name."""
+    return {name: cost.count(rows) for name, cost in COSTS.items()}

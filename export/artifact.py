@@ -1,0 +1,213 @@
+"""The exported folder: written whole or not at all, read back with every file checked."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from paretune.errors import ParetuneError
+from paretune.export.graph import to_onnx
+from paretune.export.pack import layout, pack, unpack
+from paretune.frozen import Frozen
+from paretune.inventory import Inventory
+from paretune.plan import Plan
+from paretune.records import from_plain, to_plain
+
+FORMAT = 1
+FILES = ("plan.yaml", "model.safetensors", "layout.json", "model.onnx", "check.npz")
+SAMPLES = 32  # inputs that travel with the artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What an exported folder holds.
+
+    `inputs` (samples, ...) and their `logits` (samples, classes) come from the fake-quantized model,
+    `predictions` (images,) are its top-1 classes on the whole test split.
+    """
+
+    folder: Path
+    plan: Plan
+    frozen: Frozen
+    graph: onnx.ModelProto
+    scores: dict[str, Any]
+    inputs: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    predictions: NDArray[Any]
+
+
+def write_artifact(
+    folder: Path,
+    *,
+    model: nn.Module,
+    frozen: Frozen,
+    inventory: Inventory,
+    plan: Plan,
+    example: Tensor,
+    scores: dict[str, Any],
+    check: tuple[NDArray[np.float32], NDArray[Any]],
+) -> None:
+    """Write the artifact of `model` (thawed from `frozen`) into `folder`, an older artifact there is replaced whole.
+
+    `check` is at most 32 test inputs, normalised as the model eats them, and the model's top-1 predictions for
+    the whole test split. `scores.json` gets `scores` (numbers by name), every file's size and hash, and how far
+    onnxruntime is from PyTorch on these inputs.
+
+    Raises:
+        ParetuneError: `folder` holds something that is not an artifact, more than 32 inputs, or no graph can be made.
+    """
+    if folder.exists() and not (folder / "scores.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ParetuneError(f"{folder} is not an artifact (it has no scores.json), so it is not overwritten")
+    if len(check[0]) > SAMPLES:
+        raise ParetuneError(f"{len(check[0])} sample inputs were given; an artifact carries at most {SAMPLES}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        _write_model(new, frozen, plan, to_onnx(model, frozen, example))
+        parity = _write_check(new, model, example, check)
+        facts = _facts(new, inventory, scores, parity)
+        (new / "README.md").write_text(_readme(facts), encoding="utf-8")
+        (new / "scores.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        _move(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """The pieces of an exported folder, after comparing every file with the hash in `scores.json`.
+
+    Raises:
+        ParetuneError: a file is missing or changed, or a newer version wrote the folder.
+    """
+    facts = _checked(folder)
+    placed = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
+    with np.load(folder / "check.npz") as arrays:
+        inputs, logits, predictions = arrays["inputs"], arrays["logits"], arrays["predictions"]
+    return Artifact(
+        folder=folder,
+        plan=from_plain(Plan, yaml.safe_load((folder / "plan.yaml").read_text(encoding="utf-8"))),
+        frozen=unpack((folder / "model.safetensors").read_bytes(), placed),
+        graph=onnx.load(folder / "model.onnx"),
+        scores=facts,
+        inputs=inputs,
+        logits=logits,
+        predictions=predictions,
+    )
+
+
+def _write_model(folder: Path, frozen: Frozen, plan: Plan, graph: onnx.ModelProto) -> None:
+    text = yaml.safe_dump(to_plain(plan), sort_keys=False, default_flow_style=None, width=120)
+    (folder / "plan.yaml").write_text(text, encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(pack(frozen))
+    (folder / "layout.json").write_text(json.dumps(layout(frozen), indent=1) + "\n", encoding="utf-8")
+    onnx.save(graph, folder / "model.onnx")
+
+
+def _write_check(
+    folder: Path, model: nn.Module, example: Tensor, check: tuple[NDArray[np.float32], NDArray[Any]]
+) -> dict[str, Any]:
+    """Writes `check.npz`; what comes back says how near onnxruntime is to PyTorch on its inputs."""
+    inputs, predictions = check
+    with torch.no_grad():
+        logits = model(torch.from_numpy(inputs).to(example.device)).cpu().numpy()
+    smallest = predictions.astype(np.min_scalar_type(int(predictions.max(initial=0))))
+    np.savez(folder / "check.npz", inputs=inputs, logits=logits, predictions=smallest)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    run = session.run(None, {"input": inputs})[0]
+    return {
+        "onnxruntime": onnxruntime.__version__,
+        "samples": len(inputs),
+        "differing": int((run.argmax(1) != logits.argmax(1)).sum()),
+        "max_logit_difference": float(np.abs(run - logits).max(initial=0)),
+    }
+
+
+def _facts(folder: Path, inventory: Inventory, scores: dict[str, Any], parity: dict[str, Any]) -> dict[str, Any]:
+    blobs = {name: (folder / name).read_bytes() for name in FILES}
+    return {
+        "format": FORMAT,
+        "scores": to_plain(scores),
+        "input": {"name": "input", "shape": ["n", *inventory.input_shape], "dtype": "float32"},
+        "files": {name: {"bytes": len(blob), "sha256": _sha256(blob)} for name, blob in blobs.items()},
+        "parity": parity,
+    }
+
+
+def _move(new: Path, folder: Path) -> None:
+    """Renames, so that whoever looks sees the old artifact, the new one, or for an instant none: never a mixture."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    if not (folder / "scores.json").is_file():
+        raise ParetuneError(f"{folder} is not an artifact: it has no scores.json")
+    try:
+        facts: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        version, files = facts["format"], facts["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParetuneError(f"{folder / 'scores.json'} is damaged: {error!r}") from error
+    if version > FORMAT:
+        raise ParetuneError(f"{folder} has format {version}, this paretune reads up to {FORMAT}; update paretune")
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise ParetuneError(f"{folder / name} is missing")
+        blob = (folder / name).read_bytes()
+        if _sha256(blob) != files[name]["sha256"]:
+            was = files[name]["bytes"]
+            raise ParetuneError(f"{folder / name} was changed after the export: {len(blob)} bytes, was {was}")
+    return facts
+
+
+def _sha256(blob: bytes) -> str:
+    return hashlib.sha256(blob).hexdigest()
+
+
+def _readme(facts: dict[str, Any]) -> str:
+    scores = "\n".join(f"| {name} | {value:g} |" for name, value in facts["scores"].items() if _is_number(value))
+    files = "\n".join(f"| `{name}` | {row['bytes']:,} |" for name, row in facts["files"].items())
+    shape = ", ".join(map(str, facts["input"]["shape"]))
+    parity = facts["parity"]
+    return f"""# A network compressed with paretune
+
+`model.onnx` takes "input" ({shape}), float32, normalised as in training, and returns "logits".
+Its quantized weights are stored as whole numbers; `model.safetensors` holds the same numbers bit-packed, `layout.json`
+says what lies where in it, and `plan.yaml` says how the network was cut and quantized.
+
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx")
+print(session.run(None, {{"input": np.load("check.npz")["inputs"]}})[0].argmax(1))
+```
+
+| score | value |
+|---|---|
+{scores}
+
+| file | bytes |
+|---|---|
+{files}
+
+onnxruntime {parity["onnxruntime"]} and PyTorch disagreed on {parity["differing"]} of {parity["samples"]} sample inputs;
+their logits differed by at most {parity["max_logit_difference"]:.2g}.
+"""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

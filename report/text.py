@@ -1,0 +1,107 @@
+"""Numbers and names as people say them."""
+
+import math
+from collections.abc import Sequence
+
+from paretune.errors import ParetuneError
+from paretune.findings import Findings, Objective, Trial
+
+LABELS = {
+    "top1_error": "top-1 error",
+    "size_bytes": "size",
+    "bops": "bit-operations",
+    "macs": "MACs",
+    "params": "parameters",
+}
+LESS = {"bytes": ("smaller", "larger"), "share": ("lower", "higher")}
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def label(name: str) -> str:
+    """A metric's name in words."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def human(value: float, unit: str) -> str:
+    """`value` with few digits: "1.9 %" for a share, "12.4 kB" for bytes, "3.1 M" for anything counted."""
+    if not math.isfinite(value):
+        return "–"
+    if unit == "share":
+        digits = 2 if 0 < abs(value) < 0.00995 else 1
+        return f"{100 * value:.{digits}f} %"
+    text = scaled(value)
+    return f"{text}{'' if text[-1].isalpha() else ' '}B" if unit == "bytes" else text
+
+
+def tick(value: float, unit: str) -> str:
+    """`value` as it stands beside an axis, where round numbers need no digits: "10 kB", "2 %"."""
+    exact = f"{100 * value:.6g} %" if unit == "share" else human(value, unit)
+    return exact.replace(".0 ", " ")
+
+
+def scaled(value: float) -> str:
+    """`value` with a decimal prefix: "950", "12.4 k", "3.1 M"."""
+    power = 0
+    # 999.95 would print as "1000.0", so it already belongs to the next prefix.
+    while abs(value) >= (999.5 if power == 0 else 999.95) and power < len(PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    if power == 0:
+        return f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}"
+    return f"{value:.1f} {PREFIXES[power]}"
+
+
+def change(dense: float, value: float, unit: str) -> str:
+    """What became of `dense`: "12.3× smaller", "4.0× fewer", or "+0.3 points" for a share."""
+    if unit == "share":
+        points = round(100 * (value - dense), 2)
+        return f"{points:+.2f} points" if 0 < abs(points) < 0.995 else f"{points:+.1f} points"
+    if not (value > 0 and dense > 0):
+        return "–"
+    less, more = LESS.get(unit, ("fewer", "more"))
+    ratio = dense / value
+    if f"{max(ratio, 1 / ratio):.2f}" == "1.00":
+        return "the same"
+    return f"{times(ratio)} {less}" if ratio > 1 else f"{times(1 / ratio)} {more}"
+
+
+def times(ratio: float) -> str:
+    """A factor with three digits at most: "1.25×", "12.3×", "155×"."""
+    return f"{ratio:.{2 if ratio < 9.995 else 1 if ratio < 99.95 else 0}f}×"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "0.02 s", "42 s", "12 min 5 s" or "3 h 20 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 trial", "2 trials" """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def measured(objectives: Sequence[Objective], trial: Trial) -> str:
+    """A trial's objective values in one line: "top-1 error 2.2 %, size 12.4 kB"."""
+    nan = math.nan
+    return ", ".join(f"{label(o.name)} {human(trial.values.get(o.name, nan), o.unit)}" for o in objectives)
+
+
+def error_text(error: ParetuneError) -> str:
+    """A message as a sentence's end: without a trailing full stop."""
+    return str(error).rstrip(".")
+
+
+def counted(findings: Findings) -> str:
+    """How the trials ended: "60 trials: 51 done, 4 over budget, 3 failed, 2 repeats"."""
+    fresh = [trial for trial in findings.trials if trial.same_as is None]
+    parts = {status: sum(trial.status == status for trial in fresh) for status in ("done", "over_budget", "failed")}
+    repeats = len(findings.trials) - len(fresh)
+    texts = [f"{number} {status.replace('_', ' ')}" for status, number in parts.items() if number]
+    texts += [count(repeats, "repeat")] if repeats else []
+    return f"{count(len(findings.trials), 'trial')}{': ' if texts else ''}{', '.join(texts)}"

@@ -1,0 +1,56 @@
+"""A study in two sentences, and in the few lines a terminal gets."""
+
+from paretune.findings import Findings
+from paretune.report.hypervolume import covered_by
+from paretune.report.picks import Pick, ask, dense_pick, limit_text
+from paretune.report.text import change, counted, human, label, measured
+
+
+def found(findings: Findings) -> str:
+    """What the knee point gained over the dense model."""
+    knee, dense = ask(findings, "knee", "knee").trial, dense_pick(findings).trial
+    if knee is None:
+        return "No trial has finished within the budget yet: there is nothing to choose from."
+    if dense is None:
+        return f"The knee point (trial {knee.number}) has {measured(findings.objectives, knee)} on val."
+    if knee is dense:
+        return "Nothing found so far is a better trade-off than the dense model."
+    quality, *costs = findings.objectives
+    gains = [
+        change(dense.values[cost.name], knee.values[cost.name], cost.unit)
+        + ("" if cost.unit in ("bytes", "share") else f" {label(cost.name)}")  # "smaller" needs no noun, "fewer" does
+        for cost in costs
+    ]
+    before, after = (human(trial.values[quality.name], quality.unit) for trial in (dense, knee))
+    return f"{' and '.join(gains)}, {label(quality.name)} {before} → {after} on val (knee point, trial {knee.number})."
+
+
+def added(findings: Findings) -> str:
+    """What the search added to the controls, also when that is nothing."""
+    controls = [trial for trial in findings.trials if trial.kind == "control"]
+    if not any(trial.kind == "search" for trial in findings.candidates):
+        return "No searched trial has finished within the budget yet."
+    before, after = covered_by(findings, controls), covered_by(findings, findings.trials)
+    if after - before <= 1e-9:
+        return f"The search added nothing to the controls: hypervolume stays at {before:.4f}."
+    share = f"{sum(trial.kind == 'search' for trial in findings.front)} of the {len(findings.front)}"
+    start = f"{before:.4f} (controls alone)" if controls else "0 (there were no controls to compare with)"
+    return f"The search raised hypervolume from {start} to {after:.4f}, and found {share} points on the front."
+
+
+def summary_lines(findings: Findings) -> list[str]:
+    """What the command line prints after a study: dense model, best under each budget, knee, where the report is."""
+    rows = [dense_pick(findings)]
+    for name, limit in findings.budget.items():
+        rows.append(ask(findings, f"best under {limit_text(findings, name, limit)}", "budget", under={name: limit}))
+    rows.append(ask(findings, "knee", "knee"))
+    width = max(len(row.name) for row in rows)
+    lines = [f"{row.name:<{width}}  {_line(findings, row)}" for row in rows]
+    head = [f"{findings.name}: {counted(findings)}", *lines, added(findings)]
+    return [*head, f"{'report':<{width}}  {findings.folder}/report.html"]
+
+
+def _line(findings: Findings, pick: Pick) -> str:
+    if pick.trial is None:
+        return f"none: {pick.note}"
+    return f"{measured(findings.objectives, pick.trial)}  (trial {pick.trial.number})"

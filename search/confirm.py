@@ -1,0 +1,214 @@
+"""From a found point to a shipped one: rebuild or replay it, score it on the untouched test split, export, verify."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from paretune.choose import choose
+from paretune.compress.freeze import thaw
+from paretune.conf.settings import Settings, parse_settings
+from paretune.errors import ParetuneError
+from paretune.export.artifact import write_artifact
+from paretune.export.pack import unpack
+from paretune.export.verify import Verdict, verify
+from paretune.findings import Confirmation, Findings, Trial
+from paretune.frozen import Frozen
+from paretune.plan import Plan
+from paretune.records import to_plain
+from paretune.search.bench import Bench, lay_out
+from paretune.search.evaluate import evaluate, quality_of
+from paretune.search.folder import kept_folder, read_json, write_json
+from paretune.search.study import read_findings, write_report
+from paretune.tasks.table import make_task
+from paretune.tasks.task import Split, Task
+
+RECOVER = ("kept", "full")
+FRESH_SEEDS = 3
+CHECK_IMAGES = 32  # sample inputs that travel with the artifact
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replay:
+    """One compressed model with its quality on both splits."""
+
+    seed: int
+    plan: Plan
+    frozen: Frozen
+    model: nn.Module
+    validated: float
+    confirmed: float
+
+
+def export(
+    folder: Path, rule: str, out: Path, *, recover: str = "kept", under: Mapping[str, float] | None = None,
+    drop: float | None = None, task: Task | None = None,
+) -> Verdict:  # fmt: skip
+    """Ship the trial that `rule` picks to `out`, and record found (val) beside confirmed (test) in the study.
+
+    `recover` "kept" ships the weights that the search found; "full" trains the plan again with three fresh seeds and
+    the full recovery budget, and ships the one with the best `val` quality (never chosen on `test`).
+
+    Raises:
+        ParetuneError: nothing to pick, or the task is not at hand or not the one of the study.
+    """
+    if recover not in RECOVER:
+        raise ParetuneError(f"recover is one of {', '.join(RECOVER)}, got '{recover}'")
+    findings = read_findings(folder)
+    trial = choose(findings, rule, under=under, drop=drop)
+    settings = read_settings(folder)
+    bench = lay_out(the_task(folder, findings, settings, task))
+    replays = _kept(folder, trial, bench, settings) if recover == "kept" else _full(trial, bench, settings)
+    best = min(replays, key=lambda replay: (replay.validated, replay.seed))
+    words = _words(rule, under or findings.budget, drop)
+    quality = findings.names[0]
+    confirmation = Confirmation(
+        trial=trial.number, picked_by=words, recover="kept" if recover == "kept" else "full",
+        found=trial.values[quality], validated=tuple(replay.validated for replay in replays),
+        confirmed=tuple(replay.confirmed for replay in replays), size_bytes=int(trial.values["size_bytes"]),
+        seeds=tuple(replay.seed for replay in replays),
+    )  # fmt: skip
+    scores = _scores(findings, trial, confirmation, best, bench.task)
+    _write(out, best, bench, scores)
+    _record(folder, confirmation)
+    return verify_with(out, bench.task)
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings a study was run with.
+
+    Raises:
+        ParetuneError: config.yaml is missing or damaged.
+    """
+    try:
+        return parse_settings(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise ParetuneError(f"{folder}/config.yaml cannot be read ({error})") from error
+
+
+def the_task(folder: Path, findings: Findings, settings: Settings, task: Task | None) -> Task:
+    """The study's task: the given one, or made again from its config.
+
+    Raises:
+        ParetuneError: it was made in Python, or its weights or data are not those of the study.
+    """
+    if task is None and not settings.task:
+        raise ParetuneError(f"the task of {folder} was made in Python; export it there with Study(...).export(...)")
+    task = task or make_task(settings.task, device=settings.device)
+    known = findings.provenance["task"]
+    if known != f"{task.name} {task.fingerprint}":
+        raise ParetuneError(f"the task's weights or data have changed: {folder} was searched with {known}")
+    return task
+
+
+def _kept(folder: Path, trial: Trial, bench: Bench, settings: Settings) -> list[Replay]:
+    """The found weights from disk, or, where they were dropped, from the same plan and seed again."""
+    assert trial.plan is not None
+    home = kept_folder(folder, trial.number if trial.same_as is None else trial.same_as)
+    seed = settings.study.seed
+    if not (home / "model.safetensors").is_file():
+        return [_replay(trial.plan, bench, seed)]
+    frozen = unpack((home / "model.safetensors").read_bytes(), read_json(home / "layout.json"))
+    model = thaw(bench.task.model, bench.inventory, trial.plan, frozen)
+    return [_scored(trial.plan, bench, seed, frozen, model)]
+
+
+def _full(trial: Trial, bench: Bench, settings: Settings) -> list[Replay]:
+    assert trial.plan is not None
+    recovery = replace(trial.plan.recovery, epochs=settings.study.full_epochs)
+    plan = replace(trial.plan, recovery=recovery)
+    seeds = range(settings.study.seed + 1, settings.study.seed + 1 + FRESH_SEEDS)
+    return [_replay(plan, bench, seed) for seed in seeds]
+
+
+def _replay(plan: Plan, bench: Bench, seed: int) -> Replay:
+    trained = evaluate(plan, bench, seed=seed)
+    if trained.frozen is None or trained.model is None:
+        raise ParetuneError(f"the plan could not be replayed with seed {seed}: {trained.outcome.reason}")
+    return _scored(plan, bench, seed, trained.frozen, trained.model)
+
+
+def _scored(plan: Plan, bench: Bench, seed: int, frozen: Frozen, model: nn.Module) -> Replay:
+    return Replay(
+        seed=seed, plan=plan, frozen=frozen, model=model,
+        validated=quality_of(bench, model, bench.task.val), confirmed=quality_of(bench, model, bench.task.test),
+    )  # fmt: skip
+
+
+def _words(rule: str, under: Mapping[str, float], drop: float | None) -> str:
+    if rule == "budget":
+        return "budget " + ", ".join(f"{name} <= {limit:g}" for name, limit in under.items())
+    return f"goal: dense + {0.01 if drop is None else drop:g}" if rule == "goal" else rule
+
+
+def _scores(
+    findings: Findings, trial: Trial, confirmation: Confirmation, best: Replay, task: Task
+) -> dict[str, Any]:
+    dense = findings.dense
+    return {
+        "study": findings.name,
+        "trial": trial.number,
+        "picked_by": confirmation.picked_by,
+        "recover": confirmation.recover,
+        "quality": findings.names[0],
+        "found_val": confirmation.found,
+        "validated_val": list(confirmation.validated),
+        "confirmed_test": list(confirmation.confirmed),
+        "shipped_seed": best.seed,
+        "shipped_val": best.validated,
+        "shipped_test": best.confirmed,
+        "dense_val": dense.values[findings.names[0]] if dense else None,
+        "costs": {name: value for name, value in trial.values.items() if name != findings.names[0]},
+        "task": task.origin,
+        "task_fingerprint": task.fingerprint,
+        "provenance": findings.provenance,
+    }
+
+
+def _write(out: Path, best: Replay, bench: Bench, scores: dict[str, Any]) -> None:
+    inputs, predictions = tested(best.model, bench.task.test)
+    write_artifact(
+        out, model=best.model, frozen=best.frozen, inventory=bench.inventory, plan=best.plan,
+        example=bench.task.example(), scores=scores, check=(inputs[:CHECK_IMAGES], predictions),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def tested(model: nn.Module, split: Split) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """All inputs of `split` (n, ...) and the top-1 class that `model` predicts for each (n,)."""
+    inputs, classes = [], []
+    for batch, _ in split.batches(None):
+        inputs.append(batch.cpu().numpy())
+        classes.append(model(batch).argmax(dim=1).cpu().numpy())
+    return np.concatenate(inputs), np.concatenate(classes)
+
+
+def verify_with(out: Path, task: Task) -> Verdict:
+    """Check the artifact in `out` on every test image of `task`, in a fresh process."""
+    pairs = list(task.test.batches(None))
+    inputs = np.concatenate([inputs.cpu().numpy() for inputs, _ in pairs])
+    labels = np.concatenate([targets.cpu().numpy() for _, targets in pairs])
+    return verify(out, inputs, labels)
+
+
+def _record(folder: Path, confirmation: Confirmation) -> None:
+    """Add the confirmation to the study, in place of an earlier one of the same trial, and draw the report anew."""
+    path = folder / "confirmations.json"
+    known = read_json(path) if path.exists() else []
+    new = to_plain(confirmation)
+    same = ("trial", "recover")
+    known = [old for old in known if [old[key] for key in same] != [new[key] for key in same]]
+    write_json(path, [*known, new])
+    write_report(folder)
+
+
+def spread(values: tuple[float, ...]) -> str:
+    """Mean ± standard deviation in per cent, or the one value."""
+    mean = 100 * statistics.fmean(values)
+    return f"{mean:.2f} % ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f} %"

@@ -1,0 +1,121 @@
+"""The `paretune` command: study, report, export, verify, inspect. Errors are one line and exit code 2."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from paretune import __version__
+from paretune.errors import ParetuneError, near_miss
+
+USAGE = """paretune: search how to shrink a trained network, look at the Pareto front, ship the best point.
+
+  paretune study experiment=digits                         run or resume a study
+  paretune report results/digits                           write its tables and page anew
+  paretune export results/digits --pick knee --out model/  ship one point of the front
+  paretune verify model/                                   check shipped files in a fresh process
+  paretune inspect task=digits                             layers, groups and dense costs
+
+Each command explains itself with --help."""
+
+
+def study(arguments: Sequence[str]) -> int:
+    """Run or resume a study; arguments are Hydra overrides."""
+    from paretune.search.launch import study_command
+
+    return study_command(arguments)
+
+
+def inspect(arguments: Sequence[str]) -> int:
+    """Print layers, groups and dense costs of a task; arguments are Hydra overrides and format=json."""
+    from paretune.search.launch import inspect_command
+
+    return inspect_command(arguments)
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Write a study's tables and page anew."""
+    parser = argparse.ArgumentParser("paretune report", description=report.__doc__)
+    parser.add_argument("folder", type=Path, help="the study's folder, such as results/digits")
+    folder = parser.parse_args(arguments).folder
+    from paretune.report.verdict import summary_lines
+    from paretune.search.study import read_findings, write_report
+
+    page = write_report(folder)
+    print("\n".join(summary_lines(read_findings(folder))))
+    print(f"written: {page}, trials.csv, front.csv, front.svg")
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Ship one point of a study: packed weights, ONNX, plan, scores; checked in a fresh process."""
+    parser = argparse.ArgumentParser("paretune export", description=export.__doc__)
+    parser.add_argument("folder", type=Path, help="the study's folder, such as results/digits")
+    parser.add_argument("--pick", default="knee", help="knee, budget, goal or trial=17 (default knee)")
+    parser.add_argument("--under", action="append", default=[], metavar="COST=LIMIT",
+                        help="for --pick budget, such as size_bytes=20000; may be given several times")  # fmt: skip
+    parser.add_argument("--drop", type=float, help="for --pick goal: allowed loss against dense, 0.01 is one point")
+    parser.add_argument("--recover", default="kept", choices=("kept", "full"),
+                        help="kept: the weights the search found; full: train again, three seeds")  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, such as model/")
+    given = parser.parse_args(arguments)
+    from paretune.search.confirm import export as ship
+
+    verdict = ship(
+        given.folder, given.pick, given.out, recover=given.recover, under=_limits(given.under), drop=given.drop
+    )
+    return _show(verdict.lines, verdict.ok)
+
+
+def verify(arguments: Sequence[str]) -> int:
+    """Load shipped files in a fresh process and score them again; exit code 1 if they differ."""
+    parser = argparse.ArgumentParser("paretune verify", description=verify.__doc__)
+    parser.add_argument("folder", type=Path, help="an exported folder, such as model/")
+    from paretune.search.reverify import verify_folder
+
+    verdict = verify_folder(parser.parse_args(arguments).folder)
+    return _show(verdict.lines, verdict.ok)
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "study": study, "report": report, "export": export, "verify": verify, "inspect": inspect,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code: 0 well, 1 a failed check, 2 something to put right, 130 Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.path.insert(0, os.getcwd())  # so that a `_target_` may name a module beside the user
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        sys.exit(0)
+    if words[0] == "--version":
+        print(__version__)
+        sys.exit(0)
+    try:
+        if words[0] not in COMMANDS:
+            raise ParetuneError(f"no command is called '{words[0]}'.{near_miss(words[0], COMMANDS)}")
+        sys.exit(COMMANDS[words[0]](words[1:]))
+    except ParetuneError as error:
+        print(f"paretune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("paretune: stopped; nothing is lost, run the same command to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _limits(pairs: Sequence[str]) -> dict[str, float] | None:
+    limits = {}
+    for pair in pairs:
+        name, _, number = pair.partition("=")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            raise ParetuneError(f"--under needs COST=LIMIT, such as size_bytes=20000; got '{pair}'") from None
+    return limits or None
+
+
+def _show(lines: Sequence[str], ok: bool) -> int:
+    print("\n".join(lines))
+    return 0 if ok else 1

@@ -1,0 +1,98 @@
+"""Hydra's door: compose the config, check it, freeze it, and hand it in. No config object goes further."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from paretune.conf.settings import Settings, parse_settings
+from paretune.errors import ParetuneError, near_miss
+
+
+def study_command(arguments: Sequence[str]) -> int:
+    """Run or resume the study that the overrides describe and print its summary."""
+
+    def run(settings: Settings) -> None:
+        from paretune.report.verdict import summary_lines
+        from paretune.search.study import carry_out, read_findings
+        from paretune.tasks.table import make_task
+
+        carry_out(settings, make_task(settings.task, device=settings.device))
+        print("\n".join(summary_lines(read_findings(settings.folder))))
+
+    return _with_hydra("paretune study", arguments, run)
+
+
+def inspect_command(arguments: Sequence[str]) -> int:
+    """Print the layers, groups and dense costs of the task; `format=json` for a machine."""
+    words = [word for word in arguments if not word.startswith("format=")]
+    wanted = [word.removeprefix("format=") for word in arguments if word.startswith("format=")] or ["table"]
+    if wanted[-1] not in ("table", "json"):
+        raise ParetuneError(f"format is table or json, got '{wanted[-1]}'")
+
+    def run(settings: Settings) -> None:
+        from paretune.search.show import show
+        from paretune.tasks.table import make_task
+
+        show(make_task(settings.task, device=settings.device), as_json=wanted[-1] == "json")
+
+    return _with_hydra("paretune inspect", words, run)
+
+
+def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings], None]) -> int:
+    """Compose the config from `arguments` and call `run` with it, once or, with --multirun, once per job."""
+
+    @hydra.main(config_path="pkg://paretune.conf", config_name="config", version_base="1.3")
+    def job(config: DictConfig) -> None:
+        run(parse_settings(_plain(config)))
+
+    # Hydra reads sys.argv, and prints and swallows exceptions unless it is told to let them through.
+    sys.argv = [program, *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ParetuneError(one_line(error)) from error
+    return 0
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items()}
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN and not any(o.startswith("study.name=") for o in job.overrides.task):
+        # Jobs of a sweep differ in their overrides; each needs a folder of its own.
+        suffix = re.sub(r"[^\w.=-]+", "_", job.job.override_dirname)
+        settings["study"] = {**settings["study"], "name": f"{settings['study']['name']}-{suffix}"}
+    return settings
+
+
+def one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages, over several lines, as one that names the key and what would work."""
+    text = str(error)
+    if found := re.search(r"Key '([^']+)' is not in struct", text):
+        key = re.search(r"full_key: (\S+)", text)
+        return _unknown_key(key.group(1) if key else found.group(1))
+    if found := re.search(r"Could not find '([^']+)'", text):
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        group, _, name = found.group(1).rpartition("/")
+        return f"no {group or 'config'} is called '{name}'.{near_miss(name, options)}"
+    kept = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("Set the env", "See "))]
+    return " ".join(kept)
+
+
+def _unknown_key(key: str) -> str:
+    parent, _, _ = key.rpartition(".")
+    with hydra.initialize_config_module("paretune.conf", version_base="1.3"):
+        known = OmegaConf.select(hydra.compose("config"), parent) if parent else hydra.compose("config")
+    names = [f"{parent}.{name}" if parent else str(name) for name in (known or {})]
+    return f"no config key is called '{key}'.{near_miss(key, names)}"

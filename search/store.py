@@ -1,0 +1,141 @@
+"""The study in Optuna's journal: the only store. Trials go in as asked and told, and come out as plain rows."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from paretune.errors import ParetuneError
+from paretune.findings import Trial
+from paretune.outcome import Outcome
+from paretune.plan import Plan
+from paretune.records import from_plain, to_plain
+from paretune.search.folder import JOURNAL, mend_journal
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+WORST_QUALITY = 1.0  # told for a trial that is over budget: never trained, so never scored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What is written beside a trial's parameters before it is told."""
+
+    kind: str
+    label: str
+    same_as: int | None
+    plan: Plan
+    outcome: Outcome
+
+
+def open_study(folder: Path, name: str, objectives: Sequence[str], identity: Mapping[str, Any]) -> optuna.Study:
+    """The study of `folder`, created if there is none. The caller holds the folder's lock.
+
+    Raises:
+        ParetuneError: the folder holds a study with another identity (the message says what differs), or a
+            damaged journal.
+    """
+    path = folder / JOURNAL
+    mend_journal(path)
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.create_study(
+        storage=storage, study_name=name, directions=["minimize"] * len(objectives), load_if_exists=True
+    )
+    known = study.user_attrs.get("identity")
+    if known is None:
+        study.set_metric_names(list(objectives))
+        study.set_user_attr("identity", dict(identity))
+    elif known != json.loads(json.dumps(identity)):
+        raise ParetuneError(f"{folder} holds a study with {_difference(known, identity)}; choose another study.name")
+    return study
+
+
+def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """The first few keys in which two identities differ, old and new value."""
+    old, new = _flat("", known), _flat("", json.loads(json.dumps(asked)))
+    odd = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    words = [f"another {key} ({old.get(key, 'none')}, now {new.get(key, 'none')})" for key in odd[:3]]
+    return ", ".join(words) + (f" and {len(odd) - 3} more changes" if len(odd) > 3 else "")
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {key: item for name, part in value.items() for key, item in _flat(f"{prefix}.{name}".strip("."), part).items()}
+
+
+def load_study(folder: Path) -> optuna.Study:
+    """The study of `folder`, to be read only.
+
+    Raises:
+        ParetuneError: there is none.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        raise ParetuneError(f"{folder} is not the folder of a study: {JOURNAL} is missing")
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        names = optuna.get_all_study_names(storage)
+    except ValueError as error:
+        raise ParetuneError(f"{path} is damaged ({error}); run the study's command again to mend it") from error
+    if not names:
+        raise ParetuneError(f"{path} holds no study yet; run the study's command again")
+    return optuna.load_study(storage=storage, study_name=names[0])
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, entry: Entry, objectives: Sequence[str]) -> None:
+    """Store `entry` and finish the trial.
+
+    Dense stays out of the sampler's sight (PRUNED: it has no parameters), failures are FAIL, and a trial that
+    is over budget is told with its exact costs and the worst quality: its constraints say it is infeasible.
+    """
+    trial.set_user_attr("entry", to_plain(entry))
+    outcome = entry.outcome
+    if outcome.status == "failed":
+        study.tell(trial, state=TrialState.FAIL)
+    elif entry.label == "dense":
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, [outcome.values.get(name, WORST_QUALITY) for name in objectives])
+
+
+def unfinished(study: optuna.Study) -> optuna.Trial | None:
+    """The trial that a killed process was working on: it is taken up again under its own number."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return optuna.Trial(study, trials[-1]._trial_id) if trials else None
+
+
+def told(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials in order of number."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def read_trial(trial: FrozenTrial, budget: Mapping[str, float]) -> Trial:
+    """A finished trial as a plain row."""
+    entry = _entry(json.dumps(trial.user_attrs["entry"]))
+    values = entry.outcome.values
+    return Trial(
+        number=trial.number,
+        kind="control" if entry.kind == "control" else "search",
+        label=entry.label,
+        status=entry.outcome.status,
+        reason=entry.outcome.reason,
+        same_as=entry.same_as,
+        feasible=all(values.get(name, 0.0) <= limit for name, limit in budget.items()),
+        values=values,
+        rungs=entry.outcome.rungs,
+        seconds=entry.outcome.seconds,
+        params=dict(trial.params),
+        plan=entry.plan,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _entry(text: str) -> Entry:
+    return from_plain(Entry, json.loads(text))

@@ -1,0 +1,80 @@
+"""Rules that pick one trial of a study: the question people really ask of a front."""
+
+from collections.abc import Mapping
+
+from paretune.errors import ParetuneError, near_miss
+from paretune.findings import Findings, Trial
+from paretune.pareto import knee
+
+RULES = ("knee", "budget", "goal", "trial=N")
+
+
+def choose(
+    findings: Findings,
+    rule: str,
+    *,
+    under: Mapping[str, float] | None = None,
+    drop: float | None = None,
+) -> Trial:
+    """The trial that `rule` picks.
+
+    "knee" is the best trade-off of the front, "budget" the best quality with every cost in `under` met
+    (the study's own budget if none is given), "goal" the lightest point whose quality is at most `drop`
+    (share, 0.01 is one point) worse than the dense model's, "trial=17" that trial.
+
+    Raises:
+        ParetuneError: nothing fits; the message says what the nearest point reaches.
+    """
+    if rule.startswith("trial="):
+        return _numbered(findings, rule.removeprefix("trial="))
+    if rule not in ("knee", "budget", "goal"):
+        raise ParetuneError(f"no rule is called '{rule}'.{near_miss(rule, RULES)}")
+    if not findings.front:
+        raise ParetuneError(f"{findings.folder} has no finished trial to pick from; run more trials first")
+    if rule == "knee":
+        return findings.front[knee(findings.points(findings.front))]
+    if rule == "budget":
+        return _under(findings, under or findings.budget)
+    return _goal(findings, 0.01 if drop is None else drop)
+
+
+def _numbered(findings: Findings, text: str) -> Trial:
+    trial = next((trial for trial in findings.trials if str(trial.number) == text), None)
+    if trial is None:
+        last = len(findings.trials) - 1
+        raise ParetuneError(f"{findings.folder} has no trial {text}; its trials are 0 to {last}")
+    if trial.status != "done":
+        why = f" ({trial.reason})" if trial.reason else ""
+        raise ParetuneError(f"trial {text} is {trial.status.replace('_', ' ')}{why}; pick a finished one, such as knee")
+    return trial
+
+
+def _under(findings: Findings, limits: Mapping[str, float]) -> Trial:
+    if not limits:
+        raise ParetuneError("the rule 'budget' needs a limit, such as --under size_bytes=20000")
+    known = findings.candidates[0].values
+    for name in limits:
+        if name not in known:
+            raise ParetuneError(f"no cost is called '{name}'.{near_miss(name, known)}")
+    fitting = [t for t in findings.candidates if all(t.values[name] <= limit for name, limit in limits.items())]
+    if not fitting:
+        best = {name: min(trial.values[name] for trial in findings.candidates) for name in limits}
+        reached = ", ".join(f"{name} {value:g}" for name, value in best.items())
+        raise ParetuneError(f"no finished trial meets {_text(limits)}; the smallest values reached are {reached}")
+    return min(fitting, key=lambda trial: tuple(findings.points([trial])[0]))
+
+
+def _goal(findings: Findings, drop: float) -> Trial:
+    if findings.dense is None:
+        raise ParetuneError("the rule 'goal' compares with the dense model, and this study has not scored it yet")
+    quality, cost = findings.names[0], findings.names[1]
+    limit = findings.dense.values[quality] + drop
+    fitting = [trial for trial in findings.front if trial.values[quality] <= limit]
+    if not fitting:
+        best = findings.front[0].values[quality]
+        raise ParetuneError(f"no point has {quality} <= {limit:.4f} (dense + {drop:g}); the best has {best:.4f}")
+    return min(fitting, key=lambda trial: (trial.values[cost], trial.values[quality]))
+
+
+def _text(limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} <= {limit:g}" for name, limit in limits.items())

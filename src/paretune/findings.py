@@ -1,0 +1,113 @@
+"""A study as plain rows: what reports, tables and the choice of a point read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from paretune.inventory import Inventory
+from paretune.outcome import Rung, Status
+from paretune.pareto import Array, nondominated
+from paretune.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """A number a study makes small. Every objective is minimised; `definition` says how it is counted."""
+
+    name: str
+    unit: str
+    definition: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One trial as the study remembers it.
+
+    `kind` tells a control (dense, uniform) from a searched trial and `label` names the control.
+    `same_as` is the earlier trial whose plan was identical, so that nothing was evaluated again.
+    `feasible` is True if no budget is exceeded. `params` are the sampler's raw choices.
+    `values` holds the objectives and every static cost that is known.
+    """
+
+    number: int
+    kind: Literal["control", "search"]
+    label: str
+    status: Status
+    reason: str
+    same_as: int | None
+    feasible: bool
+    values: dict[str, float]
+    rungs: tuple[Rung, ...]
+    seconds: dict[str, float]
+    params: dict[str, Any]
+    plan: Plan | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmation:
+    """A chosen point, scored on the untouched test split.
+
+    `found` is the quality on `val` that the search saw, `confirmed` the quality on `test`, one entry per
+    replay: one for kept weights, one per seed for a full recovery. `picked_by` is the rule in words.
+    """
+
+    trial: int
+    picked_by: str
+    recover: Literal["kept", "full"]
+    found: float
+    validated: tuple[float, ...]
+    confirmed: tuple[float, ...]
+    size_bytes: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything there is to say about a study, in order of trial number.
+
+    `objectives[0]` is the quality metric. `reference` is the corner that hypervolumes are measured
+    from and normalised by: the dense model's costs, and the worst possible quality. `folder` is where the study lives.
+    """
+
+    name: str
+    folder: str
+    objectives: tuple[Objective, ...]
+    budget: dict[str, float]
+    reference: dict[str, float]
+    trials: tuple[Trial, ...]
+    inventory: Inventory
+    provenance: dict[str, Any]
+    confirmations: tuple[Confirmation, ...] = field(default=())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objectives' names, quality first."""
+        return tuple(objective.name for objective in self.objectives)
+
+    def points(self, trials: Sequence[Trial]) -> Array:
+        """Objective values of `trials`, one row each, NaN where a value is missing."""
+        rows = [[trial.values.get(name, np.nan) for name in self.names] for trial in trials]
+        return np.array(rows, dtype=float).reshape(len(trials), len(self.names))
+
+    @property
+    def dense(self) -> Trial | None:
+        """The uncompressed model's trial."""
+        return next((trial for trial in self.trials if trial.label == "dense"), None)
+
+    @cached_property
+    def candidates(self) -> tuple[Trial, ...]:
+        """The finished, feasible trials that are not copies of an earlier one."""
+        return tuple(
+            trial for trial in self.trials
+            if trial.status == "done" and trial.feasible and trial.same_as is None
+        )  # fmt: skip
+
+    @cached_property
+    def front(self) -> tuple[Trial, ...]:
+        """The candidates that nothing dominates, best quality first. Controls are among them if they earn it."""
+        mask = nondominated(self.points(self.candidates))
+        kept = [trial for trial, on_front in zip(self.candidates, mask, strict=True) if on_front]
+        return tuple(sorted(kept, key=lambda trial: (*self.points([trial])[0], trial.number)))

@@ -1,0 +1,75 @@
+"""The compressed model as one row per layer: every static cost is plain arithmetic over these rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from paretune.inventory import Inventory, Layer
+from paretune.plan import FLOAT, LayerPlan, Plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One layer after the plan.
+
+    `weights` counts the entries of the weight tensor, `params` everything learnable, `scales` the
+    float32 quantization steps stored beside the weights and `floats` the float32 numbers stored
+    plainly (biases, a folded batch norm's shift, an unfolded norm's four vectors, the activation step).
+    `channels` is the number of outputs. `macs` counts one multiply-add once, for one sample.
+    """
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    channels: int
+    macs: int
+    params: int
+    weights: int
+    weight_bits: int
+    activation_bits: int
+    scales: int
+    floats: int
+
+
+Profile = tuple[Row, ...]
+
+
+def profile(inventory: Inventory, plan: Plan) -> Profile:
+    """The rows of `plan` applied to the dense model, without building it.
+
+    A batch norm that folds into the layer before it has a row with parameters but no stored bytes:
+    its scale and shift live in that layer's scales and bias.
+    """
+    return tuple(_row(inventory, layer, plan) for layer in inventory.layers)
+
+
+def cut_shape(inventory: Inventory, layer: Layer, kept: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The weight shape that is left when every group keeps the units in `kept`."""
+    shape = list(layer.weight_shape)
+    for group, member in inventory.cuts[layer.name]:
+        if group in kept:
+            gone = set(range(len(member.units))) - set(kept[group])
+            shape[0 if member.axis == "out" else 1] -= sum(len(member.units[unit]) for unit in gone)
+    return tuple(shape)
+
+
+def _row(inventory: Inventory, layer: Layer, plan: Plan) -> Row:
+    shape = cut_shape(inventory, layer, plan.kept)
+    bits = plan.bits.get(layer.name, LayerPlan(layer=layer.name))
+    weights, channels = prod(shape), shape[0]
+    if layer.kind in ("conv", "linear"):
+        quantized = bits.weight_bits < FLOAT
+        shift = channels if layer.bias or layer.norm else 0
+        step = 1 if bits.activation_bits < FLOAT else 0
+        return Row(
+            name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels,
+            macs=weights * layer.positions, params=weights + (channels if layer.bias else 0), weights=weights,
+            weight_bits=bits.weight_bits, activation_bits=bits.activation_bits,
+            scales=channels if quantized else 0, floats=shift + step,
+        )  # fmt: skip
+    affine = weights * (2 if layer.bias else 1) if layer.kind == "norm" else weights
+    stored = 0 if layer.name in inventory.folded else (4 * weights if layer.kind == "norm" else weights)
+    return Row(
+        name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels, macs=0, params=affine,
+        weights=0, weight_bits=FLOAT, activation_bits=FLOAT, scales=0, floats=stored,
+    )  # fmt: skip

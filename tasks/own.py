@@ -1,0 +1,75 @@
+"""A task from your own module and data loaders."""
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paretune.errors import ParetuneError
+from paretune.findings import Objective
+from paretune.tasks.task import TOP1_ERROR, Errors, Loss, Split, Task, fingerprint, misclassified
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A split read through a data loader (or any iterable that starts anew) of (inputs, targets) pairs.
+
+    A seed is set before each pass, so a shuffling loader without worker processes repeats its order.
+    """
+
+    loader: Iterable[Any]
+    device: torch.device
+
+    def __len__(self) -> int:
+        dataset = getattr(self.loader, "dataset", None)
+        return len(dataset) if isinstance(dataset, Sized) else sum(len(batch[1]) for batch in self.loader)
+
+    def batches(self, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `tasks.task.Split`; a loader's own augmentation is not switched off for None."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0 if seed is None else seed)
+            pairs = [(inputs, targets) for inputs, targets in self.loader]
+        for inputs, targets in pairs:
+            yield inputs.to(self.device), targets.to(self.device)
+
+
+def from_loaders(
+    model: nn.Module,
+    train: Iterable[Any] | Split,
+    val: Iterable[Any] | Split,
+    test: Iterable[Any] | Split,
+    *,
+    name: str = "mine",
+    loss: Loss = torch.nn.functional.cross_entropy,
+    errors: Errors = misclassified,
+    quality: Objective = TOP1_ERROR,
+    device: str | torch.device = "cpu",
+) -> Task:
+    """A task around a trained `model`; each loader yields (inputs, targets) batches.
+
+    `train` should shuffle and augment as in training; `val` steers the search, `test` only confirms, and the
+    three must not share samples. `errors(outputs, targets)` returns a batch's summed error; `loss` is what
+    fine-tuning minimises. The model is moved to `device` and put into eval mode.
+
+    Raises:
+        ParetuneError: a split is empty or the model's forward fails on the first batch of `val`.
+    """
+    where = torch.device(device)
+    splits = [s if hasattr(s, "batches") else Loaded(s, where) for s in (train, val, test)]
+    for role, split in zip(("train", "val", "test"), splits, strict=True):
+        if len(split) == 0:
+            raise ParetuneError(f"task '{name}': the {role} split is empty")
+    model = model.to(where).eval()
+    inputs = next(iter(splits[1].batches(None)))[0]
+    try:
+        with torch.no_grad():
+            model(inputs[:2])
+    except Exception as error:
+        first = str(error).splitlines()[0]
+        raise ParetuneError(f"task '{name}': the model's forward fails on {tuple(inputs.shape)}: {first}") from error
+    return Task(
+        name=name, model=model, train=splits[0], val=splits[1], test=splits[2], loss=loss, errors=errors,
+        quality=quality, fingerprint=fingerprint(model, inputs), origin={}, device=where,
+    )  # fmt: skip

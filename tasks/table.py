@@ -1,0 +1,57 @@
+"""The tasks that can be named in a config, and the user's own through `_target_`."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from paretune.errors import ParetuneError, near_miss, pick
+from paretune.tasks.digits import digits
+from paretune.tasks.task import Task
+
+TASKS: Mapping[str, Callable[..., Task]] = {"digits": digits}
+
+
+def make_task(config: Mapping[str, Any], *, device: str = "auto") -> Task:
+    """The task of a config such as {"name": "digits", "seed": 0} or {"_target_": "my_module.my_task", ...}.
+
+    Every other key is passed on as an argument; a `_target_` must return a `Task`. `device` ("auto", "cpu", "cuda") is
+    passed on to makers that take one.
+
+    Raises:
+        ParetuneError: unknown name or argument, or a target that cannot be imported or returns something else.
+    """
+    arguments = {key: value for key, value in config.items() if key not in ("name", "_target_")}
+    if target := config.get("_target_"):
+        make = _imported(str(target))
+    else:
+        make = pick(TASKS, str(config.get("name")), "task")
+    known = inspect.signature(make).parameters
+    for key in arguments:
+        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            raise ParetuneError(f"task has no setting '{key}'.{near_miss(key, known)}")
+    if "device" in known:
+        arguments.setdefault("device", _device(device))
+    task = make(**arguments)
+    if not isinstance(task, Task):
+        raise ParetuneError(f"task: {target} must return a paretune.tasks.task.Task, not a {type(task).__name__}")
+    return task
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise ParetuneError(f"device is auto, cpu or (if PyTorch sees a GPU) cuda, got '{name}'")
+    return name
+
+
+def _imported(target: str) -> Callable[..., Task]:
+    module, _, name = target.rpartition(".")
+    try:
+        found: Callable[..., Task] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ParetuneError(f"task: _target_ '{target}' cannot be imported ({error})") from error
+    return found

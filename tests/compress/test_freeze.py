@@ -1,0 +1,152 @@
+"""Freezing loses nothing: folded batch norms, codes and steps give the model back."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from export_nets import Compressed, compressed, images, mixed, settle
+from torch import nn
+
+from paretune.compress.cut import cut
+from paretune.compress.freeze import freeze, thaw
+from paretune.errors import ParetuneError
+from paretune.plan import DENSE, LayerPlan, Plan
+
+
+def chain(*layers: nn.Module) -> Compressed:
+    """A few layers, 4-bit weights and 8-bit activations, none of them cut."""
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(*layers))
+    names = [name for name, layer in net.named_children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    return compressed(net, dict.fromkeys(names, (4, 8)), groups=False)
+
+
+NETS: dict[str, Callable[[], Compressed]] = {
+    "mixed": mixed,
+    "conv bias and norm": lambda: chain(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(216, 4)),
+    "no norm, no bias": lambda: chain(nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)),
+    "norm first": lambda: chain(nn.BatchNorm2d(3), nn.Conv2d(3, 6, 3, groups=3), nn.Flatten(), nn.Linear(216, 4)),
+    "norm last": lambda: chain(nn.Flatten(), nn.Linear(192, 8, bias=False), nn.BatchNorm1d(8)),
+}
+
+
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS.keys())
+def test_a_thawed_model_computes_what_was_frozen(net: Callable[[], Compressed]) -> None:
+    made = net()
+    frozen = freeze(made.model, made.inventory, made.plan)
+    thawed = thaw(made.dense, made.inventory, made.plan, frozen)
+    with torch.no_grad():
+        want, got = made.model(made.images), thawed(made.images)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    assert (got.argmax(1) == want.argmax(1)).all()
+    assert len(want.argmax(1).unique()) > 1
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8, 32])
+def test_every_bit_width_survives(bits: int) -> None:
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)))
+    made = compressed(net, {"0": (bits, bits), "4": (bits, bits)})
+    frozen = freeze(made.model, made.inventory, made.plan)
+    with torch.no_grad():
+        got = thaw(made.dense, made.inventory, made.plan, frozen)(made.images)
+        torch.testing.assert_close(got, made.model(made.images), atol=1e-4, rtol=1e-4)
+    if bits < 32:
+        assert np.abs(frozen.layers["0"].codes).max() <= 2 ** (bits - 1) - 1
+
+
+def test_folding_is_the_formula() -> None:
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    made = compressed(net, {})
+    layer = freeze(made.model, made.inventory, made.plan).layers["0"]
+    conv, norm = net[0], net[1]
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(torch.from_numpy(layer.codes), conv.weight.detach() * factor.view(-1, 1, 1, 1))
+    torch.testing.assert_close(
+        torch.from_numpy(layer.bias), (norm.bias + (conv.bias - norm.running_mean) * factor).detach()
+    )
+
+
+def test_a_negative_gamma_turns_the_codes_and_a_zero_one_clears_them() -> None:
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)))
+    made = compressed(net, {"0": (4, 32)}, groups=False)
+    flipped = made.model
+    before = freeze(flipped, made.inventory, made.plan).layers["0"]
+    flipped[1].weight.data.neg_()
+    after = freeze(flipped, made.inventory, made.plan).layers["0"]
+    assert np.array_equal(before.codes, -after.codes)
+    assert np.array_equal(before.scales, after.scales)
+    assert not before.codes[1].any()
+    assert (before.scales > 0).all()
+
+
+def test_the_rest_holds_every_other_float_and_no_counter() -> None:
+    made = mixed()
+    rest = freeze(made.model, made.inventory, made.plan).rest
+    parts = ("weight", "bias", "running_mean", "running_var")
+    assert set(rest) == {"scale", *(f"join_norm.{part}" for part in parts)}
+
+
+def test_the_dense_and_the_compressed_model_stay_as_they_are() -> None:
+    made = mixed()
+    before = {key: value.clone() for key, value in made.dense.state_dict().items()}
+    frozen = freeze(made.model, made.inventory, made.plan)
+    thawed = thaw(made.dense, made.inventory, made.plan, frozen)
+    for parameter in thawed.parameters():
+        parameter.fill_(7.0)
+    for key, value in made.dense.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    again = freeze(made.model, made.inventory, made.plan)
+    assert np.array_equal(again.layers["stem"].codes, frozen.layers["stem"].codes)
+
+
+def test_a_plan_that_is_not_the_models_is_refused() -> None:
+    made = mixed()
+    other = replace(made.plan, layers=(LayerPlan(layer="stem", weight_bits=4),))
+    with pytest.raises(ParetuneError, match="layer='stem', weight_bits=4"):
+        freeze(made.model, made.inventory, other)
+
+
+def test_a_frozen_model_of_another_plan_is_refused() -> None:
+    made = mixed()
+    frozen = freeze(made.model, made.inventory, made.plan)
+    with pytest.raises(ParetuneError, match="'stem' is \\(6, 3, 3, 3\\) in the frozen model"):
+        thaw(made.dense, made.inventory, DENSE, frozen)
+    with pytest.raises(ParetuneError, match=r"do not share: scale"):
+        thaw(
+            made.dense,
+            made.inventory,
+            made.plan,
+            replace(frozen, rest={k: v for k, v in frozen.rest.items() if k != "scale"}),
+        )
+    with pytest.raises(ParetuneError, match="has no layer 'head'"):
+        thaw(
+            made.dense,
+            made.inventory,
+            made.plan,
+            replace(frozen, layers={k: v for k, v in frozen.layers.items() if k != "head"}),
+        )
+
+
+def test_a_norm_without_statistics_cannot_be_folded() -> None:
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    made = compressed(net, {}, groups=False)
+    made.model[1].running_mean = None
+    with pytest.raises(ParetuneError, match="'1' keeps no running statistics"):
+        freeze(made.model, made.inventory, made.plan)
+
+
+def test_the_dense_model_freezes_to_itself() -> None:
+    made = mixed()
+    frozen = freeze(made.dense, made.inventory, Plan())
+    with torch.no_grad():
+        got, want = (
+            thaw(made.dense, made.inventory, Plan(), frozen)(images(8)),
+            cut(made.dense, made.inventory, {})(images(8)),
+        )
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,100 @@
+"""A small net with one of everything, compressed with every bit-width: what the export tests share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paretune.compress.cut import cut
+from paretune.compress.groups import discover
+from paretune.compress.quantize import calibrate, quantize
+from paretune.inventory import Inventory
+from paretune.plan import GroupPlan, LayerPlan, Plan
+
+
+class Mixed(nn.Module):
+    """Residual, concat, depthwise, grouped, tokens, batch norms that fold and one that cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.depthwise, self.depthwise_norm = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8)
+        self.grouped, self.grouped_norm = nn.Conv2d(8, 12, 1, groups=2), nn.BatchNorm2d(12)
+        self.join_norm = nn.BatchNorm2d(20)
+        self.join = nn.Conv2d(20, 8, 1, bias=False)
+        self.tokens = nn.Linear(8, 10)
+        self.hidden, self.hidden_norm = nn.Linear(10, 12, bias=False), nn.BatchNorm1d(12)
+        self.scale = nn.Parameter(torch.ones(10))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem_norm(self.stem(x)).relu()
+        y = self.depthwise_norm(self.depthwise(x)).relu()
+        z = self.grouped_norm(self.grouped(y)).relu()
+        x = x + self.join(self.join_norm(torch.cat([x, z], 1)).relu())
+        x = self.tokens(x.flatten(2).transpose(1, 2)).relu().mean(1) * self.scale
+        return self.head(self.hidden_norm(self.hidden(x)).relu())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed:
+    """A dense model and what a trial made of it."""
+
+    dense: nn.Module
+    model: nn.Module
+    inventory: Inventory
+    plan: Plan
+    images: Tensor
+
+
+BITS = {
+    "stem": (8, 32), "depthwise": (2, 8), "grouped": (3, 4), "join": (4, 8),
+    "tokens": (6, 8), "hidden": (5, 6), "head": (32, 32),
+}  # fmt: skip
+
+
+def images(count: int, shape: tuple[int, ...] = (3, 8, 8)) -> Tensor:
+    """Half noise, half smooth ramps; (count, *shape)."""
+    noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
+    noise[::2] = torch.linspace(-2, 2, shape[-1]) + noise[::2, :1, :1, :1]
+    return noise
+
+
+def settle(model: nn.Module, shape: tuple[int, ...] = (3, 8, 8)) -> nn.Module:
+    """Real running statistics on `images`, and norms with negative, zero and positive gammas; in place."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in (module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))):
+        norm.momentum = None
+        norm.weight.data.uniform_(0.5, 1.5, generator=generator)
+        norm.weight.data[::3] *= -1
+        norm.weight.data[1] = 0
+        norm.bias.data.normal_(0, 0.5, generator=generator)
+    with torch.no_grad():
+        model.train()(images(64, shape))
+    return model.eval()
+
+
+def compressed(
+    dense: nn.Module, bits: dict[str, tuple[int, int]], *, groups: bool = True, shape: tuple[int, ...] = (3, 8, 8)
+) -> Compressed:
+    """`dense`, cut by a third where it can be, quantized to (weight, activation) `bits` and calibrated."""
+    batch = images(64, shape)
+    inventory = discover(dense, batch[:2])
+    plan = Plan(
+        groups=tuple(
+            GroupPlan(group=group.name, kept=tuple(unit for unit in range(group.channels) if unit % 3 != 2))
+            for group in inventory.groups
+        )
+        if groups
+        else (),
+        layers=tuple(LayerPlan(layer=name, weight_bits=w, activation_bits=a) for name, (w, a) in bits.items()),
+    )
+    model = quantize(cut(dense, inventory, plan.kept), plan)
+    calibrate(model, batch)
+    return Compressed(dense=dense, model=model.eval(), inventory=inventory, plan=plan, images=batch)
+
+
+def mixed(seed: int = 0) -> Compressed:
+    """The `Mixed` net in 2, 3, 4, 5, 6, 8 and 32 bits."""
+    torch.manual_seed(seed)
+    return compressed(settle(Mixed()), BITS)

@@ -1,0 +1,158 @@
+"""A made-up study that looks like a real one: eight layers, controls, failures and duplicates."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from paretune.findings import Confirmation, Findings, Objective, Trial
+from paretune.inventory import Group, Inventory, Layer, Member
+from paretune.outcome import Rung
+from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
+from paretune.profile import profile
+from paretune.recipe import Recovery
+
+OBJECTIVES = (
+    Objective(name="top1_error", unit="share", definition="share of val images whose best class is wrong"),
+    Objective(name="size_bytes", unit="bytes", definition="bytes of the packed weights file"),
+    Objective(name="bops", unit="bit-operations", definition="MACs times weight bits times activation bits"),
+)
+WIDTHS = (("stem", 16, 784), ("b1.a", 16, 784), ("b1.b", 32, 196), ("b2.a", 32, 196),
+          ("b2.b", 48, 49), ("b3.a", 64, 49), ("b3.b", 64, 16))  # fmt: skip
+HARM = {"stem": 0.08, "b1.a": 0.04, "b1.b": 0.02, "b2.a": 0.004, "b2.b": 0.003, "b3.a": 0.02, "b3.b": 0.002}
+UNIFORM = {"uniform 8 bit": (1.0, 8), "uniform 4 bit": (1.0, 4), "uniform 25 % 8 bit": (0.75, 8),
+           "uniform 50 % 8 bit": (0.5, 8), "uniform 50 % 4 bit": (0.5, 4)}  # fmt: skip
+
+
+def fake_inventory() -> Inventory:
+    """Seven convolutions with batch norms, each one group, and a linear head."""
+    layers: list[Layer] = []
+    groups: list[Group] = []
+    width_in = 3
+    for i, (name, width, positions) in enumerate(WIDTHS):
+        layers.append(Layer(name=name, kind="conv", weight_shape=(width, width_in, 3, 3), bias=False,
+                            positions=positions, norm=f"{name}.bn"))  # fmt: skip
+        layers.append(Layer(name=f"{name}.bn", kind="norm", weight_shape=(width,), bias=True))
+        units = tuple((unit,) for unit in range(width))
+        reader = WIDTHS[i + 1][0] if i + 1 < len(WIDTHS) else "head"
+        members = (Member(layer=name, axis="out", units=units), Member(layer=f"{name}.bn", axis="out", units=units),
+                   Member(layer=reader, axis="in", units=units))  # fmt: skip
+        groups.append(Group(name=name, channels=width, members=members))
+        width_in = width
+    layers.append(Layer(name="head", kind="linear", weight_shape=(10, width_in), bias=True))
+    return Inventory(layers=tuple(layers), groups=tuple(groups), input_shape=(3, 28, 28), whole={"head": "output"})
+
+
+def fake_plan(kept: dict[str, float], bits: dict[str, tuple[int, int]], epochs: int = 2, lr: float = 0.01) -> Plan:
+    """A plan that keeps the first units of every group."""
+    widths = {name: width for name, width, _ in WIDTHS}
+    groups = (GroupPlan(group=g, kept=tuple(range(max(1, round(share * widths[g]))))) for g, share in kept.items())
+    layers = (LayerPlan(layer=n, weight_bits=w, activation_bits=a) for n, (w, a) in bits.items())
+    return Plan(groups=tuple(groups), layers=tuple(layers), recovery=Recovery(epochs=epochs, lr=lr, distill="logits"))
+
+
+def fake_values(inventory: Inventory, plan: Plan, luck: float = 0.0) -> dict[str, float]:
+    """Real costs of `plan` and an error that grows with what was taken away."""
+    rows = profile(inventory, plan)
+    bits = sum(r.weights * r.weight_bits + 32 * (r.scales + r.floats) for r in rows)
+    harm = luck
+    for name, _, _ in WIDTHS:
+        weight_bits = plan.bits[name].weight_bits if name in plan.bits else 32
+        gone = 1 - plan.kept_share(inventory, name)
+        harm += HARM[name] * (gone**2 + (2 / weight_bits) ** 3)
+    return {
+        "top1_error": float(round(min(0.9, 0.019 + harm), 4)),
+        "size_bytes": float(bits // 8),
+        "bops": float(sum(r.macs * r.weight_bits * r.activation_bits for r in rows)),
+        "macs": float(sum(r.macs for r in rows)),
+        "params": float(sum(r.params for r in rows)),
+    }
+
+
+def _trial(number: int, plan: Plan | None, values: dict[str, float], **changes: object) -> Trial:
+    trial = Trial(
+        number=number, kind="search", label="", status="done", reason="", same_as=None, feasible=True, values=values,
+        rungs=(Rung(epochs=0, score=min(0.9, 3 * values.get("top1_error", 0.3))),
+               Rung(epochs=2, score=values.get("top1_error", 0.3))),
+        seconds={"plan": 0.02, "build": 0.1, "recalibrate": 0.4, "recover": 6.0 + number % 5, "score": 0.8},
+        params={}, plan=plan,
+    )  # fmt: skip
+    return replace(trial, **changes)
+
+
+def _control(inventory: Inventory, number: int, label: str, share: float, bits: int, *, limit: float) -> Trial:
+    plan = fake_plan({g.name: share for g in inventory.groups}, {x.name: (bits, 8) for x in inventory.weighted})
+    values = fake_values(inventory, plan)
+    return _trial(number, plan, values, kind="control", label=label, feasible=values["size_bytes"] <= limit)
+
+
+def _searched(inventory: Inventory, number: int, rng: np.random.Generator, limit: float) -> Trial:
+    names = [group.name for group in inventory.groups]
+    care = rng.uniform(0, min(1.0, number / 30))  # later trials know better which layers to spare
+    ratios = {n: round(0.05 * round(16 * float(rng.uniform()) * (1 - care * min(1, HARM[n] / 0.02))), 2) for n in names}
+    bits = {x.name: int(rng.choice([3, 4, 6] if care > 0.4 else [2, 3, 4, 6, 8])) for x in inventory.weighted}
+    lr = float(10 ** rng.uniform(-3, -1.5))
+    plan = fake_plan({n: 1 - r for n, r in ratios.items()}, {n: (b, 8) for n, b in bits.items()}, lr=lr)
+    values = fake_values(inventory, plan, luck=float(rng.uniform(0, 0.004)) + 0.002 * abs(np.log10(lr) + 2))
+    params = {f"ratio:{n}": r for n, r in ratios.items()} | {f"weight_bits:{n}": b for n, b in bits.items()}
+    params |= {"criterion": str(rng.choice(["l2", "taylor", "bn_scale"])), "lr": lr}
+    if number % 17 == 3:
+        reason = f"group b{number % 4}: 0 of 16 channels would stay, at least 1 must"
+        return _trial(number, None, {}, status="failed", reason=reason, rungs=(), params=params, seconds={"plan": 0.02})
+    if values["size_bytes"] > limit:
+        reason = f"size_bytes {values['size_bytes']:.0f} > {limit:.0f}"
+        del values["top1_error"]
+        return _trial(number, plan, values, status="over_budget", reason=reason, feasible=False, rungs=(),
+                      params=params, seconds={"plan": 0.02})  # fmt: skip
+    return _trial(number, plan, values, params=params)
+
+
+def fake_findings(objectives: int = 3, trials: int = 60, limit: float = 30_000.0) -> Findings:
+    """A study of `trials` trials with the dense model, five uniform controls, failures and repeats."""
+    rng, inventory = np.random.default_rng(0), fake_inventory()
+    dense = _trial(0, DENSE, fake_values(inventory, DENSE), kind="control", label="dense")
+    dense = replace(dense, feasible=dense.values["size_bytes"] <= limit)
+    rows = [
+        dense,
+        *(_control(inventory, i + 1, name, *how, limit=limit) for i, (name, how) in enumerate(UNIFORM.items())),
+    ]
+    rows += [_searched(inventory, number, rng, limit) for number in range(len(rows), trials)]
+    for number in range(24, trials, 13):
+        rows[number] = replace(rows[number - 4], number=number, same_as=number - 4, seconds={"plan": 0.02})
+    chosen = OBJECTIVES[:objectives]
+    reference = {o.name: 1.0 if o.name == "top1_error" else dense.values[o.name] for o in chosen}
+    return Findings(
+        name="tiny-cnn", folder="results/tiny-cnn", objectives=chosen, budget={"size_bytes": limit},
+        reference=reference, trials=tuple(rows[:trials]), inventory=inventory,
+        provenance={
+            "command": "paretune study task=tiny study.trials=60",
+            "date": "2026-05-01", "commit": "0123abc", "device": "2 cores",
+            "versions": {"python": "3.11.7", "torch": "2.13.0"},
+            "seeds": {"study": 0}, "space_hash": "ab12cd34ef56ab78",
+        },
+    )  # fmt: skip
+
+
+def confirmed(findings: Findings, trial: Trial) -> Findings:
+    """`findings` with `trial` replayed under three seeds on the test split, and once from kept weights."""
+    error, size = trial.values["top1_error"], int(trial.values["size_bytes"])
+    full = Confirmation(
+        trial=trial.number, picked_by="knee of the front", recover="full", found=error, size_bytes=size,
+        validated=(error, error + 0.001, error - 0.001), confirmed=(error + 0.002, error + 0.004, error + 0.003),
+        seeds=(1, 2, 3),
+    )  # fmt: skip
+    kept = replace(full, recover="kept", validated=(error,), confirmed=(error + 0.005,), seeds=(0,))
+    return replace(findings, confirmations=(kept, full))
+
+
+HOSTILE = "</script><script>alert(1)</script><b>&"
+
+
+def hostile(findings: Findings) -> Findings:
+    """`findings` in which every text a user can choose tries to break out of the page."""
+    trials = tuple(
+        replace(t, label=t.label and t.label if t.label == "dense" else HOSTILE, reason=t.reason and HOSTILE,
+                params={HOSTILE + name: value for name, value in t.params.items()})
+        for t in findings.trials
+    )  # fmt: skip
+    provenance = {HOSTILE: HOSTILE, "command": HOSTILE}
+    return replace(findings, name=HOSTILE, folder=HOSTILE, trials=trials, provenance=provenance)
