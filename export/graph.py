@@ -91,6 +91,11 @@ def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
         raise ParetuneError(f"PyTorch cannot export this model with a free batch axis: {first}") from error
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
+    # The exporter may fall back to the example's shape without a word.
+    if proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param != "n":
+        raise ParetuneError(
+            "PyTorch cannot export this model with a free batch axis: its forward fixes the batch's size"
+        )
     return proto
 
 

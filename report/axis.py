@@ -37,13 +37,12 @@ def axis(objective: Objective, values: Iterable[float]) -> Axis:
         low, high = low / pad, high * pad
     else:
         pad = PADDING * ((high - low) or abs(high) or 1.0)
-        # An axis of counts never needs to reach below zero.
-        low, high = max(0.0, low - pad) if low >= 0 else low - pad, high + pad
+        low, high = low - pad, high + pad
     return Axis(name=objective.name, title=label(objective.name), unit=objective.unit, log=log, low=low, high=high)
 
 
 def ticks(axis: Axis, most: int = 7) -> tuple[float, ...]:
-    """Round numbers within the axis, ascending, `most` at most."""
+    """Round numbers within the axis, ascending, about `most` of them and never two more."""
     if not axis.log:
         return _linear_ticks(axis, most)
     decades = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
@@ -52,7 +51,7 @@ def ticks(axis: Axis, most: int = 7) -> tuple[float, ...]:
         inside = tuple(value for value in found if axis.low <= value <= axis.high)
         if len(inside) <= most:
             break
-    return inside
+    return inside[:: math.ceil(len(inside) / most)]
 
 
 def _linear_ticks(axis: Axis, most: int) -> tuple[float, ...]:

@@ -1,6 +1,5 @@
 """From a found point to a shipped one: rebuild or replay it, score it on the untouched test split, export, verify."""
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,7 +163,8 @@ def _scores(
         "shipped_val": best.validated,
         "shipped_test": best.confirmed,
         "dense_val": dense.values[findings.names[0]] if dense else None,
-        "costs": {name: value for name, value in trial.values.items() if name != findings.names[0]},
+        **trial.values,
+        findings.names[0]: best.confirmed,
         "task": task.origin,
         "task_fingerprint": task.fingerprint,
         "provenance": findings.provenance,
@@ -207,8 +207,3 @@ def _record(folder: Path, confirmation: Confirmation) -> None:
     write_json(path, [*known, new])
     write_report(folder)
 
-
-def spread(values: tuple[float, ...]) -> str:
-    """Mean ± standard deviation in per cent, or the one value."""
-    mean = 100 * statistics.fmean(values)
-    return f"{mean:.2f} % ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f} %"

@@ -5,9 +5,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paretune import __version__
 from paretune.errors import ParetuneError, near_miss
+
+if TYPE_CHECKING:
+    from paretune.export.verify import Verdict
 
 USAGE = """paretune: search how to shrink a trained network, look at the Pareto front, ship the best point.
 
@@ -65,7 +69,8 @@ def export(arguments: Sequence[str]) -> int:
     verdict = ship(
         given.folder, given.pick, given.out, recover=given.recover, under=_limits(given.under), drop=given.drop
     )
-    return _show(verdict.lines, verdict.ok)
+    print(f"written: {given.out} ({', '.join(sorted(path.name for path in given.out.iterdir()))})")
+    return _show(verdict)
 
 
 def verify(arguments: Sequence[str]) -> int:
@@ -75,7 +80,7 @@ def verify(arguments: Sequence[str]) -> int:
     from paretune.search.reverify import verify_folder
 
     verdict = verify_folder(parser.parse_args(arguments).folder)
-    return _show(verdict.lines, verdict.ok)
+    return _show(verdict)
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
@@ -116,6 +121,8 @@ def _limits(pairs: Sequence[str]) -> dict[str, float] | None:
     return limits or None
 
 
-def _show(lines: Sequence[str], ok: bool) -> int:
-    print("\n".join(lines))
-    return 0 if ok else 1
+def _show(verdict: "Verdict") -> int:
+    if verdict.top1_error is not None:
+        print(f"top-1 error on {verdict.images} test images, in a fresh process: {verdict.top1_error:.2%}")
+    print("\n".join(verdict.message))
+    return 0 if verdict.ok else 1

@@ -50,9 +50,14 @@ def inspect_command(arguments: Sequence[str]) -> int:
 def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings], None]) -> int:
     """Compose the config from `arguments` and call `run` with it, once or, with --multirun, once per job."""
 
+    refused: list[ParetuneError] = []
+
     @hydra.main(config_path="pkg://paretune.conf", config_name="config", version_base="1.3")
     def job(config: DictConfig) -> None:
-        run(parse_settings(_plain(config)))
+        try:
+            run(parse_settings(_plain(config)))
+        except ParetuneError as error:
+            refused.append(error)  # Hydra would print a line of its own above ours
 
     # Hydra reads sys.argv, and prints and swallows exceptions unless it is told to let them through.
     sys.argv = [program, *arguments]
@@ -61,6 +66,8 @@ def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings]
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise ParetuneError(one_line(error)) from error
+    if refused:
+        raise refused[0]
     return 0
 
 
@@ -79,20 +86,24 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 def one_line(error: Exception) -> str:
     """Hydra's and OmegaConf's messages, over several lines, as one that names the key and what would work."""
     text = str(error)
-    if found := re.search(r"Key '([^']+)' is not in struct", text):
-        key = re.search(r"full_key: (\S+)", text)
-        return _unknown_key(key.group(1) if key else found.group(1))
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found.group(1))
     if found := re.search(r"Could not find '([^']+)'", text):
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         group, _, name = found.group(1).rpartition("/")
         return f"no {group or 'config'} is called '{name}'.{near_miss(name, options)}"
     kept = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("Set the env", "See "))]
-    return " ".join(kept)
+    return "config: " + " ".join(kept)
 
 
 def _unknown_key(key: str) -> str:
-    parent, _, _ = key.rpartition(".")
+    """The deepest part of `key` that exists decides which names to offer."""
     with hydra.initialize_config_module("paretune.conf", version_base="1.3"):
-        known = OmegaConf.select(hydra.compose("config"), parent) if parent else hydra.compose("config")
-    names = [f"{parent}.{name}" if parent else str(name) for name in (known or {})]
+        known: Any = hydra.compose("config")
+    path: list[str] = []
+    for part in key.split("."):
+        if not isinstance(known, DictConfig) or part not in known:
+            break
+        path, known = [*path, part], known[part]
+    names = [".".join([*path, str(name)]) for name in known] if isinstance(known, DictConfig) else []
     return f"no config key is called '{key}'.{near_miss(key, names)}"

@@ -14,7 +14,7 @@ def verify_folder(folder: Path) -> Verdict:
     Raises:
         ParetuneError: files are missing, damaged or of a newer format.
     """
-    scores = read_artifact(folder).scores
+    scores = read_artifact(folder).scores["scores"]
     if not scores["task"]:
         return verify(folder, None, None)
     task = make_task(scores["task"])

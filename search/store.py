@@ -1,6 +1,7 @@
 """The study in Optuna's journal: the only store. Trials go in as asked and told, and come out as plain rows."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -49,7 +51,9 @@ def open_study(folder: Path, name: str, objectives: Sequence[str], identity: Map
     )
     known = study.user_attrs.get("identity")
     if known is None:
-        study.set_metric_names(list(objectives))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(objectives))
         study.set_user_attr("identity", dict(identity))
     elif known != json.loads(json.dumps(identity)):
         raise ParetuneError(f"{folder} holds a study with {_difference(known, identity)}; choose another study.name")
@@ -59,7 +63,7 @@ def open_study(folder: Path, name: str, objectives: Sequence[str], identity: Map
 def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The first few keys in which two identities differ, old and new value."""
     old, new = _flat("", known), _flat("", json.loads(json.dumps(asked)))
-    odd = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    odd = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key != "space_hash"]
     words = [f"another {key} ({old.get(key, 'none')}, now {new.get(key, 'none')})" for key in odd[:3]]
     return ", ".join(words) + (f" and {len(odd) - 3} more changes" if len(odd) > 3 else "")
 

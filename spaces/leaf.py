@@ -44,6 +44,9 @@ class Fixed:
         """The smallest and largest value."""
         return self.value, self.value
 
+    def __str__(self) -> str:
+        return str(self.value)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
@@ -75,6 +78,9 @@ class Choice:
     def ends(self) -> tuple[Scalar, Scalar]:
         """The smallest and largest option."""
         return min(self.options, key=_sortable), max(self.options, key=_sortable)
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.options))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +116,9 @@ class Range:
         """The smallest and largest number that can be reached."""
         steps = int((self.high - self.low) / self.step + 1e-9) if self.step else 0
         return self.low, (round(self.low + steps * self.step, 12) if self.step else self.high)
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}" + (f" by {self.step}" if self.step else "") + (" log" if self.log else "")
 
 
 Leaf = Fixed | Choice | Range

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from paretune.recipe import Recipe, Recovery
-from paretune.records import digest, to_plain
-from paretune.spaces.leaf import Choice, Chooser, Fixed, Leaf, Scalar
+from paretune.records import digest
+from paretune.spaces.leaf import Choice, Chooser, Leaf, Scalar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,9 +99,6 @@ class Space:
         largest = set(self.ratios)
         return self.answer(lambda question: question.leaf.ends()[1 if question in largest else 0])
 
-    def describe(self) -> dict[str, object]:
-        """Parameter name to what may be answered, for the record and for telling two spaces apart."""
-        return {
-            question.name: to_plain(question.leaf) if not isinstance(question.leaf, Fixed) else question.leaf.value
-            for question in self.questions
-        }
+    def describe(self) -> dict[str, str]:
+        """Parameter name to what may be answered, in words: for the record and for telling two spaces apart."""
+        return {question.name: str(question.leaf) for question in self.questions}

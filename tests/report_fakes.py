@@ -117,7 +117,8 @@ def fake_findings(objectives: int = 3, trials: int = 60, limit: float = 30_000.0
     ]
     rows += [_searched(inventory, number, rng, limit) for number in range(len(rows), trials)]
     for number in range(24, trials, 13):
-        rows[number] = replace(rows[number - 4], number=number, same_as=number - 4, seconds={"plan": 0.02})
+        twin = next(row for row in reversed(rows[:number]) if row.status == "done" and row.same_as is None)
+        rows[number] = replace(twin, number=number, same_as=twin.number, seconds={"plan": 0.02})
     chosen = OBJECTIVES[:objectives]
     reference = {o.name: 1.0 if o.name == "top1_error" else dense.values[o.name] for o in chosen}
     return Findings(

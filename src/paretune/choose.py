@@ -42,7 +42,8 @@ def _numbered(findings: Findings, text: str) -> Trial:
     trial = next((trial for trial in findings.trials if str(trial.number) == text), None)
     if trial is None:
         last = len(findings.trials) - 1
-        raise ParetuneError(f"{findings.folder} has no trial {text}; its trials are 0 to {last}")
+        known = f"its trials are 0 to {last}" if findings.trials else "it has none yet"
+        raise ParetuneError(f"{findings.folder} has no trial {text}; {known}")
     if trial.status != "done":
         why = f" ({trial.reason})" if trial.reason else ""
         raise ParetuneError(f"trial {text} is {trial.status.replace('_', ' ')}{why}; pick a finished one, such as knee")
@@ -65,10 +66,10 @@ def _under(findings: Findings, limits: Mapping[str, float]) -> Trial:
 
 
 def _goal(findings: Findings, drop: float) -> Trial:
-    if findings.dense is None:
-        raise ParetuneError("the rule 'goal' compares with the dense model, and this study has not scored it yet")
     quality, cost = findings.names[0], findings.names[1]
-    limit = findings.dense.values[quality] + drop
+    if findings.dense is None or quality not in findings.dense.values:
+        raise ParetuneError("the rule 'goal' compares with the dense model, and this study has not scored it yet")
+    limit = findings.dense.values[quality] + drop + 1e-12  # a sum of shares that is met exactly is met
     fitting = [trial for trial in findings.front if trial.values[quality] <= limit]
     if not fitting:
         best = findings.front[0].values[quality]

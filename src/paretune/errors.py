@@ -28,7 +28,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{hint} Known: {', '.join(known)}."
+    return f"{hint} Known: {', '.join(known) or 'none'}."
 
 
 def pick(table: Mapping[str, T], name: str, kind: str) -> T:

@@ -15,6 +15,11 @@ from paretune.errors import ParetuneError
 from paretune.plan import DENSE, LayerPlan, Plan
 
 
+@pytest.fixture(scope="module")
+def made() -> Compressed:
+    return mixed()
+
+
 def chain(*layers: nn.Module) -> Compressed:
     """A few layers, 4-bit weights and 8-bit activations, none of them cut."""
     torch.manual_seed(0)
@@ -84,15 +89,13 @@ def test_a_negative_gamma_turns_the_codes_and_a_zero_one_clears_them() -> None:
     assert (before.scales > 0).all()
 
 
-def test_the_rest_holds_every_other_float_and_no_counter() -> None:
-    made = mixed()
+def test_the_rest_holds_every_other_float_and_no_counter(made: Compressed) -> None:
     rest = freeze(made.model, made.inventory, made.plan).rest
     parts = ("weight", "bias", "running_mean", "running_var")
     assert set(rest) == {"scale", *(f"join_norm.{part}" for part in parts)}
 
 
-def test_the_dense_and_the_compressed_model_stay_as_they_are() -> None:
-    made = mixed()
+def test_the_dense_and_the_compressed_model_stay_as_they_are(made: Compressed) -> None:
     before = {key: value.clone() for key, value in made.dense.state_dict().items()}
     frozen = freeze(made.model, made.inventory, made.plan)
     thawed = thaw(made.dense, made.inventory, made.plan, frozen)
@@ -104,15 +107,13 @@ def test_the_dense_and_the_compressed_model_stay_as_they_are() -> None:
     assert np.array_equal(again.layers["stem"].codes, frozen.layers["stem"].codes)
 
 
-def test_a_plan_that_is_not_the_models_is_refused() -> None:
-    made = mixed()
+def test_a_plan_that_is_not_the_models_is_refused(made: Compressed) -> None:
     other = replace(made.plan, layers=(LayerPlan(layer="stem", weight_bits=4),))
     with pytest.raises(ParetuneError, match="layer='stem', weight_bits=4"):
         freeze(made.model, made.inventory, other)
 
 
-def test_a_frozen_model_of_another_plan_is_refused() -> None:
-    made = mixed()
+def test_a_frozen_model_of_another_plan_is_refused(made: Compressed) -> None:
     frozen = freeze(made.model, made.inventory, made.plan)
     with pytest.raises(ParetuneError, match="'stem' is \\(6, 3, 3, 3\\) in the frozen model"):
         thaw(made.dense, made.inventory, DENSE, frozen)
@@ -141,8 +142,7 @@ def test_a_norm_without_statistics_cannot_be_folded() -> None:
         freeze(made.model, made.inventory, made.plan)
 
 
-def test_the_dense_model_freezes_to_itself() -> None:
-    made = mixed()
+def test_the_dense_model_freezes_to_itself(made: Compressed) -> None:
     frozen = freeze(made.dense, made.inventory, Plan())
     with torch.no_grad():
         got, want = (

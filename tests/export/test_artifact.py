@@ -1,0 +1,211 @@
+"""An artifact is whole or absent, says when it was touched, and is verified in another process."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from export_nets import Compressed, images, mixed
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from paretune.compress.freeze import freeze, thaw
+from paretune.errors import ParetuneError
+from paretune.export import rescore
+from paretune.export.artifact import FILES, read_artifact, write_artifact
+from paretune.export.verify import verify
+
+TEST = images(100).numpy()
+LABELS = np.arange(100) % 5
+
+
+class Made:
+    """An artifact, and what it was made from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source: Compressed = mixed()
+        self.folder = folder
+        self.frozen = freeze(self.source.model, self.source.inventory, self.source.plan)
+        self.model = thaw(self.source.dense, self.source.inventory, self.source.plan, self.frozen)
+        with torch.no_grad():
+            self.predictions: NDArray[Any] = self.model(torch.from_numpy(TEST)).argmax(1).numpy()
+        self.error = float((self.predictions != LABELS).mean())
+        self.write(folder)
+
+    def write(self, folder: Path, **scores: float) -> None:
+        write_artifact(
+            folder,
+            model=self.model,
+            frozen=self.frozen,
+            inventory=self.source.inventory,
+            plan=self.source.plan,
+            example=torch.from_numpy(TEST[:1]),
+            scores={"top1_error": self.error, **scores},
+            check=(TEST[:8], self.predictions),
+        )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("export") / "model")
+
+
+@pytest.fixture
+def copy(made: Made, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made.folder, tmp_path / "copy"))
+
+
+def seal(folder: Path) -> None:
+    """Make the stored hashes fit again, as a careful forger would."""
+    facts = json.loads((folder / "scores.json").read_text())
+    for name in FILES:
+        blob = (folder / name).read_bytes()
+        facts["files"][name] = {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
+    (folder / "scores.json").write_text(json.dumps(facts))
+
+
+def test_reading_gives_back_what_was_written(made: Made) -> None:
+    artifact = read_artifact(made.folder)
+    assert artifact.plan == made.source.plan
+    assert np.array_equal(artifact.inputs, TEST[:8])
+    assert np.array_equal(artifact.predictions, made.predictions)
+    assert artifact.predictions.dtype == np.uint8
+    assert np.array_equal(artifact.frozen.layers["stem"].codes, made.frozen.layers["stem"].codes)
+    again = thaw(made.source.dense, made.source.inventory, artifact.plan, artifact.frozen)
+    with torch.no_grad():
+        assert np.array_equal(again(torch.from_numpy(TEST[:8])).numpy(), artifact.logits)
+
+
+def test_the_folder_holds_these_files_and_nothing_else_is_left(made: Made) -> None:
+    assert {path.name for path in made.folder.iterdir()} == {*FILES, "scores.json", "README.md"}
+    assert [path.name for path in made.folder.parent.iterdir()] == ["model"]
+    facts = read_artifact(made.folder).scores
+    assert facts["input"] == {"name": "input", "shape": ["n", 3, 8, 8], "dtype": "float32"}
+    assert facts["files"]["model.safetensors"]["bytes"] == (made.folder / "model.safetensors").stat().st_size
+    assert facts["parity"]["differing"] == 0
+
+
+def test_the_readme_loads_and_runs_it(made: Made) -> None:
+    code = (made.folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=made.folder, capture_output=True, text=True, check=True)
+    assert done.stdout.strip("[]\n").split() == [str(label) for label in made.predictions[:8]]
+
+
+def test_a_failed_write_leaves_the_old_artifact(made: Made, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    before = (copy / "scores.json").read_bytes()
+    monkeypatch.setattr("paretune.export.artifact.onnx.save", full)
+    with pytest.raises(OSError, match="no space left"):
+        made.write(copy)
+    assert (copy / "scores.json").read_bytes() == before
+    assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+
+
+def test_a_folder_of_something_else_is_not_overwritten(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ParetuneError, match="not an artifact"):
+        made.write(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_old_artifact_is_replaced_whole(made: Made, copy: Path) -> None:
+    (copy / "stray.txt").write_text("from before")
+    made.write(copy, size_bytes=1.0)
+    assert not (copy / "stray.txt").exists()
+    verdict = verify(copy)
+    assert not verdict.ok
+    assert "scores.json says 1" in verdict.message[1]
+
+
+def test_verify_agrees_on_every_test_image(made: Made) -> None:
+    verdict = verify(made.folder, TEST, LABELS)
+    assert verdict.ok
+    assert (verdict.images, verdict.differing) == (100, 0)
+    assert verdict.top1_error == pytest.approx(made.error)
+    assert verdict.expected_top1_error == pytest.approx(made.error)
+    assert verdict.message == ("0 of 100 predictions differ (0.00%, tolerated are 0.1%)",)
+
+
+def test_verify_without_data_says_what_it_compared(made: Made) -> None:
+    verdict = verify(made.folder)
+    assert verdict.ok
+    assert (verdict.images, verdict.top1_error) == (8, None)
+    assert "only stored samples were compared, not the 100 test images" in verdict.message[0]
+
+
+def test_other_test_data_is_refused_or_noticed(made: Made) -> None:
+    with pytest.raises(ParetuneError, match="predictions for 100 test images, 99 were given"):
+        verify(made.folder, TEST[1:])
+    assert not verify(made.folder, np.ascontiguousarray(TEST[::-1])).ok
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_names_its_file(copy: Path, name: str) -> None:
+    blob = bytearray((copy / name).read_bytes())
+    blob[len(blob) // 2] ^= 1
+    (copy / name).write_bytes(bytes(blob))
+    with pytest.raises(ParetuneError, match=f"{name} was changed"):
+        verify(copy)
+
+
+def test_another_models_graph_is_noticed_even_with_fitting_hashes(copy: Path) -> None:
+    graph = onnx.load(copy / "model.onnx")
+    for tensor in graph.graph.initializer:
+        if tensor.name == "hidden.weight_codes":
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(graph, copy / "model.onnx")
+    seal(copy)
+    verdict = verify(copy, TEST)
+    assert not verdict.ok
+    assert verdict.share > 0.001
+    assert verdict.message[1] == "layer 'hidden' has other codes in model.onnx than in model.safetensors"
+
+
+def test_a_damaged_layer_is_named_even_with_fitting_hashes(copy: Path) -> None:
+    blob = bytearray((copy / "model.safetensors").read_bytes())
+    blob[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(bytes(blob))
+    seal(copy)
+    with pytest.raises(ParetuneError, match="'hidden' is damaged"):
+        verify(copy)
+
+
+def test_a_graph_that_does_not_run_is_an_error(copy: Path) -> None:
+    graph = onnx.load(copy / "model.onnx")
+    del graph.graph.initializer[:]
+    onnx.save(graph, copy / "model.onnx")
+    seal(copy)
+    with pytest.raises(ParetuneError, match="does not run in a fresh process"):
+        verify(copy)
+
+
+def test_missing_files_and_newer_formats_are_named(copy: Path) -> None:
+    facts = json.loads((copy / "scores.json").read_text())
+    (copy / "scores.json").write_text(json.dumps({**facts, "format": 2}))
+    with pytest.raises(ParetuneError, match=r"format 2, this paretune reads up to 1"):
+        read_artifact(copy)
+    (copy / "scores.json").write_text(json.dumps(facts))
+    (copy / "layout.json").unlink()
+    with pytest.raises(ParetuneError, match=r"layout\.json is missing"):
+        read_artifact(copy)
+    (copy / "scores.json").write_text("{")
+    with pytest.raises(ParetuneError, match=r"scores\.json is damaged"):
+        read_artifact(copy)
+    (copy / "scores.json").unlink()
+    with pytest.raises(ParetuneError, match=r"has no scores\.json"):
+        read_artifact(copy)
+
+
+def test_rescore_needs_nothing_of_this_package() -> None:
+    imported = {line.split()[1].split(".")[0] for line in Path(rescore.__file__).read_text().splitlines()
+                if line.startswith(("import ", "from "))}  # fmt: skip
+    assert imported == {"json", "sys", "typing", "numpy", "onnxruntime"}

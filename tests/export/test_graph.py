@@ -1,0 +1,174 @@
+"""The ONNX graph stores whole numbers and predicts what PyTorch predicts, with and without optimisations."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from export_nets import Compressed, compressed, images, mixed
+from numpy.typing import NDArray
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from paretune.compress.freeze import freeze, thaw
+from paretune.errors import ParetuneError
+from paretune.export.graph import stored_weights, to_onnx
+from paretune.frozen import Frozen
+
+LEVELS = [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL]
+
+
+class Exported:
+    """A compressed net, what it froze to, and its graph."""
+
+    def __init__(self, made: Compressed) -> None:
+        self.frozen: Frozen = freeze(made.model, made.inventory, made.plan)
+        self.model = thaw(made.dense, made.inventory, made.plan, self.frozen)
+        self.graph = to_onnx(self.model, self.frozen, made.images[:1])
+
+
+class Hostile(nn.Module):
+    """What tempts an optimiser: no biases, twin weights, a layer called twice, a reflecting pad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.bare = nn.Conv2d(8, 8, 3, padding=1, bias=False, padding_mode="reflect")
+        self.plain = nn.Conv2d(8, 8, 1)
+        self.twice = nn.Linear(8, 8)
+        self.twin = nn.Linear(8, 8, bias=False)
+        self.other_twin = nn.Linear(8, 8, bias=False)
+        self.dead = nn.Linear(8, 4)
+        for layer in (self.twin, self.other_twin):
+            layer.weight.data.copy_(torch.eye(8))
+        self.dead.weight.data[1:].zero_()
+        self.dead.bias.data.zero_()
+        for layer in (self.first, self.bare, self.plain, self.twice):
+            nn.init.kaiming_normal_(layer.weight)
+        with torch.no_grad():
+            self.dead.bias.data[:] = torch.tensor([-float(self(images(64))[:, 0].median()), 0, -1, -1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(self.bare(self.first(x).relu()).relu(), 2)
+        x = self.twice(self.plain(x).relu().flatten(2).transpose(1, 2))
+        x = self.other_twin(self.twin(self.twice(x)).relu())
+        logits: Tensor = self.dead(x.mean(1))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def everything() -> Exported:
+    return Exported(mixed())
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Exported:
+    torch.manual_seed(0)
+    bits = {
+        "first": (8, 8),
+        "bare": (4, 8),
+        "plain": (32, 8),
+        "twice": (8, 8),
+        "twin": (4, 32),
+        "other_twin": (4, 8),
+        "dead": (3, 3),
+    }
+    return Exported(compressed(Hostile().eval(), bits, groups=False))
+
+
+def run(graph: onnx.ModelProto, inputs: Tensor, level: onnxruntime.GraphOptimizationLevel) -> NDArray[np.float32]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    logits: NDArray[np.float32] = session.run(["logits"], {"input": inputs.numpy()})[0]
+    return logits
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=["optimised", "as written"])
+@pytest.mark.parametrize("net", ["everything", "hostile"])
+def test_onnxruntime_predicts_what_pytorch_predicts(
+    net: str, level: onnxruntime.GraphOptimizationLevel, request: pytest.FixtureRequest
+) -> None:
+    exported = request.getfixturevalue(net)
+    inputs = images(500)
+    with torch.no_grad():
+        want = exported.model(inputs).numpy()
+    got = run(exported.graph, inputs, level)
+    # One value on the edge of a rounding step moves an image's logits by a step; most must agree to float noise.
+    off = np.abs(got - want).max(axis=1) / want.std()
+    assert np.quantile(off, 0.99) < 1e-5
+    assert (got.argmax(1) == want.argmax(1)).all()
+    assert len(np.unique(want.argmax(1))) > 1
+
+
+def test_weights_are_stored_in_the_narrowest_type(everything: Exported) -> None:
+    types = {tensor.name: tensor.data_type for tensor in everything.graph.graph.initializer}
+    narrow = {
+        "stem": TensorProto.INT8, "depthwise": TensorProto.INT2, "grouped": TensorProto.INT4, "join": TensorProto.INT4,
+        "tokens": TensorProto.INT8, "hidden": TensorProto.INT8,
+    }  # fmt: skip
+    assert {name: types[f"{name}.weight_codes"] for name in narrow} == narrow
+    assert types["head.weight"] == TensorProto.FLOAT
+    assert not any(f"{name}.weight" in types for name in narrow)
+
+
+@pytest.mark.parametrize("net", ["everything", "hostile"])
+def test_the_graph_holds_exactly_the_frozen_numbers(net: str, request: pytest.FixtureRequest) -> None:
+    exported = request.getfixturevalue(net)
+    stored = stored_weights(exported.graph)
+    for name, layer in exported.frozen.layers.items():
+        codes, scales = stored[name]
+        assert np.array_equal(codes, layer.codes)
+        assert np.array_equal(scales, layer.scales)
+
+
+def test_opset_is_the_least_that_holds_the_weights(everything: Exported, hostile: Exported) -> None:
+    assert [entry.version for entry in everything.graph.opset_import] == [25]
+    assert [entry.version for entry in hostile.graph.opset_import] == [21]
+
+
+def test_the_batch_is_free_and_the_names_are_ours(everything: Exported) -> None:
+    (entered,), (left,) = everything.graph.graph.input, everything.graph.graph.output
+    assert (entered.name, left.name) == ("input", "logits")
+    assert entered.type.tensor_type.shape.dim[0].dim_param == left.type.tensor_type.shape.dim[0].dim_param == "n"
+
+
+def test_no_path_of_this_machine_is_in_the_file(everything: Exported) -> None:
+    assert b".py" not in everything.graph.SerializeToString()
+
+
+class Unused(nn.Module):
+    """Its second layer runs, but nothing reads what it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.idle(x)
+        logits: Tensor = self.used(x)
+        return logits
+
+
+def test_a_layer_that_left_the_graph_is_named() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ParetuneError, match="layer 'idle' is not in the exported graph"):
+        Exported(compressed(Unused().eval(), {"idle": (4, 32)}, groups=False, shape=(4,)))
+
+
+class Stubborn(nn.Module):
+    """Does not take any batch but one of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x.view(2, 4))
+        return logits
+
+
+def test_a_fixed_batch_is_an_error_in_one_line() -> None:
+    model = Stubborn().eval()
+    with pytest.raises(ParetuneError, match="cannot export this model with a free batch axis"):
+        to_onnx(model, Frozen(layers={}, rest={}), torch.zeros(2, 4))

@@ -1,0 +1,140 @@
+"""Packing is exact both ways, and as large as the arithmetic says."""
+
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+from export_nets import compressed, mixed, settle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load
+from torch import nn
+
+from paretune.compress.freeze import freeze
+from paretune.errors import ParetuneError
+from paretune.export.pack import HEADER_BYTES, layout, pack, unpack
+from paretune.frozen import Frozen, FrozenLayer
+from paretune.inventory import Inventory
+from paretune.plan import Plan
+from paretune.profile import profile
+
+SHAPES = st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple)
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> FrozenLayer:
+    shape, bits = draw(SHAPES), draw(st.sampled_from([2, 3, 4, 5, 6, 7, 8, 32]))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    top = 2 ** (min(bits, 8) - 1) - 1
+    floats = random.standard_normal(shape, np.float32)
+    activation_bits = draw(st.sampled_from([4, 8, 32]))
+    return FrozenLayer(
+        codes=floats if bits == 32 else random.integers(-top, top + 1, shape).astype(np.int8),
+        scales=np.empty(0, np.float32) if bits == 32 else random.random(shape[0], np.float32),
+        bias=random.standard_normal(shape[0], np.float32) if draw(st.booleans()) else None,
+        weight_bits=bits,
+        activation_bits=activation_bits,
+        step=float(random.random(dtype=np.float32)) if activation_bits < 32 else 0.0,
+        low=draw(st.integers(-127, 0)),
+        high=draw(st.integers(1, 255)),
+    )
+
+
+def same(one: FrozenLayer, two: FrozenLayer) -> bool:
+    """Equal to the last bit, dtypes included."""
+    arrays = [(one.codes, two.codes), (one.scales, two.scales)]
+    if one.bias is not None and two.bias is not None:
+        arrays.append((one.bias, two.bias))
+    keys = ("weight_bits", "activation_bits", "step", "low", "high")
+    return (
+        all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in arrays)
+        and (one.bias is None) == (two.bias is None)
+        and all(getattr(one, key) == getattr(two, key) for key in keys)
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(layers(), max_size=4), st.lists(SHAPES, max_size=2))
+def test_unpack_is_the_exact_inverse(made: list[FrozenLayer], shapes: list[tuple[int, ...]]) -> None:
+    rest = {f"rest{i}": np.random.default_rng(i).standard_normal(shape, np.float32) for i, shape in enumerate(shapes)}
+    frozen = Frozen(layers={f"layer{i}": layer for i, layer in enumerate(made)}, rest=rest)
+    back = unpack(pack(frozen), layout(frozen))
+    assert list(back.layers) == list(frozen.layers)
+    assert all(same(back.layers[name], layer) for name, layer in frozen.layers.items())
+    assert list(back.rest) == list(rest)
+    assert all(np.array_equal(back.rest[key], array) for key, array in rest.items())
+
+
+def two_layers() -> Frozen:
+    codes = np.array([[-1, 0], [1, 1]], np.int8)
+    quantized = FrozenLayer(codes=codes, scales=np.ones(2, np.float32), bias=None, weight_bits=2)
+    plain = FrozenLayer(codes=np.ones((2, 2), np.float32), scales=np.empty(0, np.float32), bias=np.zeros(2, np.float32))
+    return Frozen(layers={"first": quantized, "second": plain}, rest={"scale": np.ones(3, np.float32)})
+
+
+def test_two_bit_codes_fill_a_byte_from_its_low_end() -> None:
+    tensors = load(pack(two_layers()))
+    assert tensors["codes"].tolist() == [0 | 1 << 2 | 2 << 4 | 2 << 6]
+    assert tensors["floats"].tolist() == [1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1]
+
+
+def test_the_file_is_as_large_as_the_profile_says() -> None:
+    made = mixed()
+    for model, plan in ((made.model, made.plan), (made.dense, Plan())):
+        blob = pack(freeze(model, made.inventory, plan))
+        assert len(blob) == HEADER_BYTES + payload(made.inventory, plan)
+
+
+def test_a_net_of_many_sizes_keeps_the_header() -> None:
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(2304, 300)))
+    made = compressed(net, {"0": (3, 8), "3": (5, 32)})
+    assert len(pack(freeze(made.model, made.inventory, made.plan))) == HEADER_BYTES + payload(made.inventory, made.plan)
+
+
+def payload(inventory: Inventory, plan: Plan) -> int:
+    rows = profile(inventory, plan)
+    return sum(ceil(row.weights * row.weight_bits / 8) + 4 * (row.scales + row.floats) for row in rows)
+
+
+@pytest.mark.parametrize(("lost", "named"), [(1, "first"), (12, "first"), (44, "first")])
+def test_a_truncated_file_names_what_is_lost_first(lost: int, named: str) -> None:
+    frozen = two_layers()
+    blob = pack(frozen)
+    with pytest.raises(ParetuneError, match=f"{len(blob) - lost} of {len(blob)} bytes are there, '{named}'"):
+        unpack(blob[:-lost], layout(frozen))
+
+
+def test_a_truncated_float_layer_is_named() -> None:
+    frozen = Frozen(layers={"second": two_layers().layers["second"]}, rest=two_layers().rest)
+    blob = pack(frozen)
+    with pytest.raises(ParetuneError, match="'scale' is the first"):
+        unpack(blob[:-4], layout(frozen))
+    with pytest.raises(ParetuneError, match="'second' is the first"):
+        unpack(blob[:-13], layout(frozen))
+
+
+@pytest.mark.parametrize(
+    ("at", "named"), [(-1, "first"), (HEADER_BYTES, "first"), (HEADER_BYTES + 8, "second"), (-2, "scale")]
+)
+def test_a_flipped_bit_names_its_layer(at: int, named: str) -> None:
+    frozen = two_layers()
+    blob = bytearray(pack(frozen))
+    blob[at] ^= 1
+    with pytest.raises(ParetuneError, match=f"'{named}' is damaged"):
+        unpack(bytes(blob), layout(frozen))
+
+
+def test_a_damaged_header_is_said_to_be_one() -> None:
+    frozen = two_layers()
+    with pytest.raises(ParetuneError, match="header is damaged"):
+        unpack(bytes(8) + pack(frozen)[8:], layout(frozen))
+
+
+def test_codes_that_need_more_bits_are_refused() -> None:
+    frozen = two_layers()
+    wide = replace(frozen.layers["first"], codes=np.array([[2, 0], [0, 0]], np.int8))
+    with pytest.raises(ParetuneError, match="'first' holds codes beyond ±1"):
+        pack(Frozen(layers={"first": wide}, rest={}))

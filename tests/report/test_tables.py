@@ -1,0 +1,97 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_fakes import fake_findings
+
+from paretune.report import atomic
+from paretune.report.tables import front_table, trials_table, write_tables
+
+FIRST = ["trial", "kind", "label", "status", "reason", "same_as", "feasible", "on_front"]
+
+
+def test_columns_stand_in_the_documented_order():
+    columns = list(trials_table(fake_findings()))
+    after = ["top1_error", "size_bytes", "bops", "macs", "params", "hypervolume", "score_epoch_0", "score_epoch_2"]
+    assert columns[: len(FIRST) + len(after)] == FIRST + after
+    params = [name for name in columns if name.startswith("param:")]
+    assert params == sorted(params)
+    start = columns.index("plan_key")
+    assert columns[start - len(params) : start] == params
+    assert columns[start + 1 :] == [
+        f"seconds_{s}" for s in ("plan", "build", "recalibrate", "recover", "score", "total")
+    ]
+
+
+def test_there_is_one_row_per_trial_and_it_says_what_the_trial_says():
+    findings = fake_findings()
+    table = trials_table(findings)
+    assert list(table["trial"]) == [trial.number for trial in findings.trials]
+    assert list(table["on_front"][table["on_front"]].index) == sorted(trial.number for trial in findings.front)
+    row, trial = table.iloc[30], findings.trials[30]
+    assert row["size_bytes"] == trial.values["size_bytes"]
+    assert row["param:lr"] == trial.params["lr"]
+    assert row["plan_key"] == trial.plan.key
+    assert row["seconds_total"] == sum(trial.seconds.values())
+
+
+def test_whole_choices_stay_whole_and_floats_keep_every_digit(tmp_path):
+    findings = fake_findings()
+    write_tables(findings, tmp_path)
+    cells = pd.read_csv(tmp_path / "trials.csv", dtype=str, keep_default_na=False).iloc[30]
+    trial = findings.trials[30]
+    assert cells["param:weight_bits:head"] == str(trial.params["weight_bits:head"])
+    assert cells["param:lr"] == repr(trial.params["lr"])
+    assert cells["top1_error"] == repr(trial.values["top1_error"])
+    assert cells["same_as"] == ""
+
+
+def test_the_front_table_tells_the_plan():
+    findings = fake_findings()
+    table = front_table(findings)
+    assert list(table["trial"]) == [trial.number for trial in findings.front]
+    assert not [name for name in table if name.startswith("param:")]
+    plan, group = findings.front[0].plan, findings.inventory.groups[1].name
+    assert table["kept:" + group][0] == plan.kept_share(findings.inventory, group)
+    assert table["weight_bits:head"][0] == plan.bits["head"].weight_bits
+    assert table["activation_bits:head"][0] == 8
+    assert list(table)[-1] == "seconds_total"
+
+
+def test_a_layer_the_plan_does_not_name_is_float():
+    findings = fake_findings(limit=1e9)  # the dense model is within this budget, so on the front
+    row = front_table(findings).iloc[0]
+    assert row["label"] == "dense"
+    assert (row["weight_bits:stem"], row["kept:stem"]) == (32, 1.0)
+
+
+def test_equal_findings_write_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_tables(fake_findings(), tmp_path / name)
+    for table in ("trials.csv", "front.csv"):
+        assert (tmp_path / "a" / table).read_bytes() == (tmp_path / "b" / table).read_bytes()
+
+
+def test_no_trial_still_gives_a_header(tmp_path):
+    write_tables(replace(fake_findings(), trials=()), tmp_path)
+    for name in ("trials.csv", "front.csv"):
+        table = pd.read_csv(io.StringIO((tmp_path / name).read_text()))
+        assert list(table)[: len(FIRST)] == FIRST
+        assert len(table) == 0
+
+
+def test_hypervolume_is_the_running_one():
+    volumes = trials_table(fake_findings())["hypervolume"].to_numpy()
+    assert (np.diff(volumes) >= 0).all()
+    assert 0 < volumes[-1] < 1
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = atomic.write_text(tmp_path / "report.html", "old")
+    monkeypatch.setattr(atomic.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        atomic.write_text(path, "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "old"

@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+from report_fakes import fake_findings
+
+from paretune.choose import choose
+from paretune.report.picks import picks
+from paretune.report.verdict import added, found, summary_lines
+
+
+def only(findings, *wanted):
+    return replace(findings, trials=tuple(trial for trial in findings.trials if trial.kind in wanted))
+
+
+def test_the_verdict_compares_the_knee_with_the_dense_model():
+    findings = fake_findings(2)
+    knee, dense = choose(findings, "knee"), findings.dense
+    ratio = dense.values["size_bytes"] / knee.values["size_bytes"]
+    error = f"{100 * knee.values['top1_error']:.1f}"
+    expected = f"{ratio:.1f}× smaller, top-1 error 1.9 % → {error} % on val (knee point, trial {knee.number})."
+    assert found(findings) == expected
+
+
+def test_counts_need_their_noun():
+    assert "fewer bit-operations" in found(fake_findings(3))
+
+
+def test_a_search_that_found_something_says_how_much():
+    findings = fake_findings()
+    assert added(findings).startswith("The search raised hypervolume from 0.")
+    searched = sum(trial.kind == "search" for trial in findings.front)
+    assert f"found {searched} of the {len(findings.front)} points" in added(findings)
+
+
+def test_a_search_that_found_nothing_says_so():
+    findings = fake_findings(2)
+    worse = [
+        replace(t, values={n: 2 * v for n, v in t.values.items()}) if t.kind == "search" else t for t in findings.trials
+    ]
+    wide = replace(findings, trials=tuple(worse), budget={})
+    best = replace(findings.trials[5], values={"top1_error": 0.001, "size_bytes": 1.0})
+    findings = replace(wide, trials=tuple(best if trial.number == 5 else trial for trial in wide.trials))
+    assert added(findings).startswith("The search added nothing to the controls: hypervolume stays at 0.")
+
+
+def test_no_searched_trial_and_no_dense_model_are_said():
+    findings = fake_findings()
+    assert added(only(findings, "control")) == "No searched trial has finished within the budget yet."
+    assert "there were no controls" in added(only(findings, "search"))
+    assert found(only(findings, "search")).startswith("The knee point (trial ")
+    assert "nothing to choose from" in found(only(findings))
+
+
+def test_a_front_of_the_dense_model_alone_is_no_success():
+    findings = fake_findings(limit=1e9)
+    assert found(replace(findings, trials=findings.trials[:1])).startswith("Nothing found so far is a better trade-off")
+
+
+def test_points_that_are_the_same_trial_share_a_row():
+    rows = {row.name: row.trial for row in picks(fake_findings())}
+    assert "best under 30.0 kB, best quality" in rows
+    assert rows["smallest within 1 point of dense"] is None
+
+
+def test_without_a_budget_there_is_no_row_for_one():
+    assert not [row for row in picks(replace(fake_findings(), budget={})) if "under" in row.name]
+
+
+def test_best_quality_is_never_the_dense_model():
+    findings = fake_findings(limit=1e9)
+    best = next(row for row in picks(findings) if "best quality" in row.name)
+    assert findings.front[0].label == "dense"
+    assert best.trial is findings.front[1]
+
+
+def test_summary_lines_name_the_points_and_the_report():
+    findings = replace(fake_findings(), budget={"size_bytes": 30_000.0, "macs": 2_000_000.0, "nonsense": 1.0})
+    lines = summary_lines(findings)
+    assert lines[0].startswith("tiny-cnn: 60 trials: ")
+    assert [line.split("  ")[0] for line in lines[1:6]] == [
+        "dense", "best under 30.0 kB", "best under 2.0 M MACs", "best under 1 nonsense", "knee",
+    ]  # fmt: skip
+    assert "none: no cost is called 'nonsense'" in lines[4]
+    assert f"(trial {choose(findings, 'knee').number})" in lines[5]
+    assert lines[-1].endswith("results/tiny-cnn/report.html")
+
+
+def test_summary_lines_of_an_empty_study():
+    assert any("not been scored" in line for line in summary_lines(replace(fake_findings(), trials=())))

@@ -1,0 +1,121 @@
+"""Fronts against brute force, hypervolumes against closed forms and inclusion-exclusion."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from paretune.pareto import Array, hypervolume, knee, nondominated, normalise
+
+
+def clouds(objectives: st.SearchStrategy[int], most: int) -> st.SearchStrategy[Array]:
+    """Up to `most` points on a coarse grid, so that ties and duplicates are common."""
+    shapes = st.tuples(st.integers(0, most), objectives)
+    return shapes.flatmap(lambda shape: arrays(float, shape, elements=st.integers(0, 4).map(float)))
+
+
+def beats(a: Array, b: Array) -> bool:
+    return bool((a <= b).all() and (a < b).any())
+
+
+def inclusion_exclusion(points: Array, reference: Array) -> float:
+    """|∪ boxes| = Σ over non-empty subsets of (-1)^(size + 1) × volume of the intersection."""
+    total = 0.0
+    for size in range(1, len(points) + 1):
+        for rows in combinations(points, size):
+            corner = np.max(rows, axis=0)
+            total += (-1) ** (size + 1) * float(np.prod(np.clip(reference - corner, 0, None)))
+    return total
+
+
+@given(clouds(st.integers(1, 4), 12))
+def test_the_front_is_what_brute_force_finds(points: Array) -> None:
+    expected = [not any(beats(other, point) for other in points) for point in points]
+    assert nondominated(points).tolist() == expected
+
+
+def test_equal_rows_are_all_kept() -> None:
+    assert nondominated(np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])).tolist() == [True, True, False]
+
+
+def test_rows_with_nan_neither_stay_nor_dominate() -> None:
+    points = np.array([[np.nan, 0.0], [1.0, 1.0], [0.0, np.nan]])
+    assert nondominated(points).tolist() == [False, True, False]
+
+
+def test_no_points_have_an_empty_front_and_no_volume() -> None:
+    assert nondominated(np.empty((0, 2))).tolist() == []
+    assert hypervolume(np.empty((0, 2)), np.array([1.0, 1.0])) == 0
+
+
+def test_one_box_is_a_product() -> None:
+    assert hypervolume(np.array([[0.25]]), np.array([1.0])) == 0.75
+    assert hypervolume(np.array([[1.0, 2.0]]), np.array([4.0, 7.0])) == 3 * 5
+    assert hypervolume(np.array([[1.0, 2.0, 3.0]]), np.array([4.0, 7.0, 5.0])) == 3 * 5 * 2
+
+
+def test_a_staircase_in_two_dimensions() -> None:
+    """Below the corner (n + 1, n + 1), point (i, n - i) owns a column one wide and i + 1 high."""
+    n = 6
+    steps = np.array([[i, n - i] for i in range(n + 1)], dtype=float)
+    assert hypervolume(steps, np.array([n + 1.0, n + 1.0])) == (n + 1) * (n + 2) / 2
+
+
+def test_three_corners_in_three_dimensions() -> None:
+    """Three unit-thick slabs of a cube of side 2: 3 × 4 of single volume, minus 3 × 2 of pairs, plus 1 shared by all."""
+    corners = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert hypervolume(corners, np.array([2.0, 2.0, 2.0])) == 3 * 4 - 3 * 2 + 1
+
+
+def test_a_point_on_or_beyond_the_reference_adds_nothing() -> None:
+    reference = np.array([2.0, 2.0])
+    assert hypervolume(np.array([[2.0, 0.0], [0.0, 3.0], [np.nan, 0.0]]), reference) == 0
+    assert hypervolume(np.array([[1.0, 1.0], [2.0, 0.0]]), reference) == 1
+
+
+@given(clouds(st.integers(1, 4), 5))
+def test_the_volume_is_what_inclusion_exclusion_counts(points: Array) -> None:
+    reference = np.arange(3.0, 3.0 + points.shape[1])
+    assert hypervolume(points, reference) == pytest.approx(inclusion_exclusion(points, reference), abs=1e-9)
+
+
+@given(clouds(st.integers(2, 3), 8), st.randoms(use_true_random=False))
+def test_neither_the_order_of_points_nor_of_objectives_matters(points: Array, chance) -> None:  # type: ignore[no-untyped-def]
+    reference = np.arange(4.0, 4.0 + points.shape[1])
+    rows, columns = list(range(len(points))), list(range(points.shape[1]))
+    chance.shuffle(rows)
+    chance.shuffle(columns)
+    mixed = hypervolume(points[rows][:, columns], reference[columns])
+    assert mixed == pytest.approx(hypervolume(points, reference), abs=1e-9)
+
+
+@given(clouds(st.integers(2, 3), 8))
+def test_more_points_never_dominate_less(points: Array) -> None:
+    reference = np.full(points.shape[1], 4.0)
+    volumes = [hypervolume(points[:count], reference) for count in range(len(points) + 1)]
+    assert all(before <= after + 1e-9 for before, after in pairwise(volumes))
+
+
+@given(clouds(st.integers(2, 3), 8))
+def test_dominated_points_change_no_volume(points: Array) -> None:
+    reference = np.full(points.shape[1], 5.0)
+    assert hypervolume(points, reference) == pytest.approx(hypervolume(points[nondominated(points)], reference))
+
+
+def test_normalising_maps_to_the_unit_box_and_a_constant_to_zero() -> None:
+    scaled = normalise(np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 5.0]]))
+    assert scaled.tolist() == [[0, 0], [1, 0], [0.5, 0]]
+
+
+def test_the_knee_is_the_bend_whatever_the_units() -> None:
+    bent = np.array([[0.0, 10.0], [1.0, 2.0], [4.0, 1.0], [10.0, 0.0]])  # sums after / 10: 1, 0.3, 0.5, 1
+    assert knee(bent) == 1
+    assert knee(bent * [1e-6, 1e9] + [5, -3]) == 1
+
+
+def test_a_straight_front_has_its_knee_at_the_first_row() -> None:
+    assert knee(np.array([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])) == 0
+    assert knee(np.array([[7.0, 7.0]])) == 0

@@ -1,0 +1,114 @@
+"""Every record survives JSON, and equal digests mean equal contents."""
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import json
+from typing import Any
+
+import pytest
+from hand_made import small_inventory
+
+from paretune.findings import Confirmation, Findings, Objective, Trial
+from paretune.inventory import Layer
+from paretune.outcome import Outcome, Rung
+from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
+from paretune.profile import profile
+from paretune.recipe import Recipe, Recovery
+from paretune.records import digest, from_plain, to_plain
+
+INVENTORY = small_inventory()
+PLAN = Plan(
+    groups=(GroupPlan(group="stem", kept=(0, 2, 3)),),
+    layers=(LayerPlan(layer="stem", weight_bits=4, activation_bits=8),),
+    recovery=Recovery(epochs=3, lr=0.01, distill="logits"),
+)
+FAILED = Outcome(status="failed", values={}, seconds={}, reason="the loss became nan")
+DONE = Outcome(
+    status="done", values={"top1_error": 0.1}, seconds={"cut": 0.5}, rungs=(Rung(epochs=0, score=0.9),), reason=""
+)
+TRIAL = Trial(
+    number=3, kind="search", label="", status="done", reason="", same_as=None, feasible=True, values={"bops": 1.0},
+    rungs=DONE.rungs, seconds={}, params={"a": 1, "b": "l2", "c": 0.5}, plan=None,
+)  # fmt: skip
+COPY = dataclasses.replace(TRIAL, same_as=1, plan=PLAN)
+CONFIRMED = Confirmation(
+    trial=3, picked_by="knee", recover="kept", found=0.1, validated=(0.1,), confirmed=(0.1, 0.2), size_bytes=10, seeds=()
+)
+QUALITY = Objective(name="top1_error", unit="share", definition="share of wrong answers")
+FINDINGS = Findings(
+    name="x", folder="y", objectives=(QUALITY,), budget={}, reference={"top1_error": 1.0}, trials=(TRIAL, COPY),
+    inventory=INVENTORY, provenance={"seed": 0, "nested": {"list": [1, None]}}, confirmations=(CONFIRMED,),
+)  # fmt: skip
+RECIPE = Recipe(
+    criterion="l2", ratios={"stem": 0.5}, weight_bits={"stem": 4}, activation_bits={"stem": 8}, recovery=PLAN.recovery
+)
+GROUP = INVENTORY.groups[0]
+EXAMPLES: list[Any] = [
+    *INVENTORY.layers, GROUP, GROUP.members[0], INVENTORY, DENSE, PLAN, PLAN.groups[0], PLAN.layers[0], PLAN.recovery,
+    RECIPE, profile(INVENTORY, PLAN)[0], FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, FINDINGS,
+]  # fmt: skip
+MODULES = ("inventory", "plan", "profile", "recipe", "outcome", "findings")
+
+
+def through_json(record: Any) -> Any:
+    return from_plain(type(record), json.loads(json.dumps(to_plain(record))))
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: type(record).__name__)
+def test_a_record_survives_json(record: Any) -> None:
+    again = through_json(record)
+    assert again == record
+    assert digest(again) == digest(record)
+
+
+def test_every_record_of_the_ground_floor_is_among_the_examples() -> None:
+    modules = [importlib.import_module(f"paretune.{name}") for name in MODULES]
+    classes = {cls for module in modules for _, cls in inspect.getmembers(module, dataclasses.is_dataclass)}
+    assert {cls for cls in classes if isinstance(cls, type)} == {type(example) for example in EXAMPLES}
+
+
+def test_none_and_nested_records_come_back_as_what_they_were() -> None:
+    assert through_json(INVENTORY.layer["stem"]).norm == "stem.bn"
+    assert through_json(INVENTORY.layer["head"]).norm is None
+    assert through_json(TRIAL).plan is None
+    assert through_json(COPY).plan == PLAN
+    assert through_json(COPY).same_as == 1
+    units = through_json(INVENTORY).groups[1].members[2].units
+    assert units[1] == (4, 5, 6, 7)
+    assert isinstance(units, tuple)
+
+
+def test_cached_properties_are_not_stored() -> None:
+    inventory = small_inventory()
+    before = to_plain(inventory)
+    assert inventory.cuts["head"]
+    assert to_plain(inventory) == before
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys_and_stays_the_same() -> None:
+    assert digest({"a": 1, "b": (2, 3)}) == digest({"b": [2, 3], "a": 1})
+    assert digest({"b": [2, 3], "a": 1}) == hashlib.sha256(b'{"a":1,"b":[2,3]}').hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dataclasses.replace(PLAN, groups=()),
+        dataclasses.replace(PLAN, groups=(GroupPlan(group="stem", kept=(0, 2)),)),
+        dataclasses.replace(PLAN, groups=(GroupPlan(group="body.a", kept=(0, 2, 3)),)),
+        dataclasses.replace(PLAN, layers=(LayerPlan(layer="stem", weight_bits=8, activation_bits=4),)),
+        dataclasses.replace(PLAN, recovery=Recovery(epochs=3, lr=0.010000001, distill="logits")),
+        dataclasses.replace(PLAN, recovery=Recovery(epochs=4, lr=0.01, distill="logits")),
+        dataclasses.replace(PLAN, recovery=Recovery(epochs=3, lr=0.01)),
+    ],
+)
+def test_a_digest_changes_when_anything_does(other: Plan) -> None:
+    assert digest(other) != digest(PLAN)
+    assert other.key != PLAN.key
+
+
+def test_an_unknown_field_is_not_dropped_silently() -> None:
+    with pytest.raises((TypeError, KeyError), match="colour"):
+        from_plain(Layer, {**to_plain(INVENTORY.layers[0]), "colour": "red"})
