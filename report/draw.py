@@ -121,7 +121,7 @@ def _axis(axis: Axis) -> dict[str, object]:
 
 def _steps(info: FrontInfo) -> go.Scatter:
     x, y = zip(*info.line, strict=True) if info.line else ((), ())
-    return go.Scatter(x=x, y=y, mode="lines", line={"shape": "vh", "color": BLUE, "width": 1.5}, opacity=0.6,
+    return go.Scatter(x=x, y=y, mode="lines", line={"shape": "hv", "color": BLUE, "width": 1.5}, opacity=0.6,
                       hoverinfo="skip", name=info.line_name)  # fmt: skip
 
 

@@ -73,7 +73,7 @@ class Driver:
         for name, limit in self.settings.limits.items():
             trial.set_constraint(name, entry.outcome.values[name] / limit - 1)
         self._keep(trial.number, entry, trained)
-        if entry.same_as is None:
+        if trained is not None:
             spent = sum(entry.outcome.seconds.values())
             seconds = entry.outcome.seconds | {"driver": time.perf_counter() - start - spent}
             entry = replace(entry, outcome=replace(entry.outcome, seconds=seconds))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import inf
 from typing import Any
 
 from paretune.errors import ParetuneError, near_miss
@@ -36,8 +37,8 @@ def parse_space(spec: Mapping[str, Any], inventory: Inventory) -> Space:
     """
     _known("space", spec, KEYS)
     spec = {**DEFAULTS, **spec}
+    _known("space.recover", spec["recover"], RECOVER_KEYS)
     recover = {**RECOVER_DEFAULTS, **spec["recover"]}
-    _known("space.recover", recover, RECOVER_KEYS)
     layers = [layer.name for layer in inventory.weighted]
     aliases = {"@first": layers[0], "@last": layers[-1]} if layers else {}
     group_rows = _claim("groups", spec["groups"], GROUP_KEYS, [group.name for group in inventory.groups], {})
@@ -79,7 +80,7 @@ def _claim(
         _known(f"space.{where}", row, keys)
         if "match" not in row or keys[1] not in row:
             raise ParetuneError(f"space.{where}: a row needs match and {keys[1]}, got {dict(row)}")
-        patterns = [row["match"]] if isinstance(row["match"], str) else list(row["match"])
+        patterns = _patterns(where, row)
         for pattern in patterns:
             if pattern not in aliases and not any(fnmatchcase(name, pattern) for name in names) and names:
                 raise ParetuneError(f"space.{where}: '{pattern}' matches nothing.{near_miss(pattern, names)}")
@@ -89,6 +90,16 @@ def _claim(
     if free:
         raise ParetuneError(f"space.{where}: no row matches {', '.join(free)}; end with a row match: '*'")
     return claimed
+
+
+def _patterns(where: str, row: Mapping[str, Any]) -> list[str]:
+    match = [row["match"]] if isinstance(row["match"], str) else row["match"]
+    if not isinstance(match, Sequence) or not match or not all(isinstance(pattern, str) for pattern in match):
+        wanted = "match is a shell wildcard or a list of them (quote a bare number)"
+        raise ParetuneError(f"space.{where}: {wanted}, got {row['match']!r}")
+    if not isinstance(row.get("tie", False), bool):
+        raise ParetuneError(f"space.{where}: tie is true or false, got {row['tie']!r}")
+    return list(match)
 
 
 def _questions(key: str, rows: Rows, where: str, check: Check) -> tuple[Question, ...]:
@@ -125,7 +136,7 @@ def _epochs(value: Any) -> str:
 
 
 def _positive(value: Any) -> str:
-    return "" if _number(value) and value > 0 else "a learning rate is above 0"
+    return "" if _number(value) and 0 < value < inf else "a learning rate is a finite number above 0"
 
 
 def _distill(value: Any) -> str:

@@ -1,7 +1,9 @@
 """The one rule of the space language: a scalar is fixed, a list is a choice, {low, high} is a range."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from math import isfinite
 from typing import Any, Protocol
 
 from paretune.errors import ParetuneError, near_miss
@@ -101,21 +103,26 @@ class Range:
         """The chosen number, free of the rounding noise of a grid."""
         if self.whole:
             return chooser.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
-        return round(chooser.suggest_float(name, self.low, self.high, step=self.step, log=self.log), 12)
+        value = chooser.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        return self._on_grid(value) if self.step else value
 
     def near(self, name: str, wish: float | None) -> dict[str, Scalar]:
         """The parameter nearest to `wish`; without one the middle, geometric on a log scale."""
         middle = (self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2
         value = min(max(middle if wish is None else wish, self.low), self.high)
-        if self.step or self.whole:
-            step = self.step or 1
-            value = self.low + step * round((value - self.low) / step)
-        return {name: int(value) if self.whole else round(value, 12)}
+        return {name: self._on_grid(value) if self.step or self.whole else value}
 
     def ends(self) -> tuple[Scalar, Scalar]:
         """The smallest and largest number that can be reached."""
-        steps = int((self.high - self.low) / self.step + 1e-9) if self.step else 0
-        return self.low, (round(self.low + steps * self.step, 12) if self.step else self.high)
+        if self.step is None:
+            return self.low, self.high
+        return self.low, self._on_grid(self.high)
+
+    def _on_grid(self, value: float) -> float:
+        """The nearest grid number; counted in decimals, as Optuna does, because binary sums leave the range."""
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step or 1))
+        steps = min(round((Decimal(str(value)) - low) / step), (high - low) // step)
+        return int(low + steps * step) if self.whole else float(low + steps * step)
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (f" by {self.step}" if self.step else "") + (" log" if self.log else "")
@@ -138,16 +145,24 @@ def parse_leaf(key: str, value: Any, check: Check) -> Leaf:
     if isinstance(value, Mapping):
         leaf: Leaf = _range(key, value)
     elif isinstance(value, Sequence) and not isinstance(value, str):
-        if not value or len(set(map(repr, value))) < len(value):
+        if not value or any(option in value[:place] for place, option in enumerate(value)):
             raise ParetuneError(f"{key}: a choice needs one or more different options, got {list(value)}")
         leaf = Choice(options=tuple(value)) if len(value) > 1 else Fixed(value=value[0])
     else:
         leaf = Fixed(value=value)
-    tried = leaf.options if isinstance(leaf, Choice) else leaf.ends()
-    for candidate in tried:
+    for candidate in _tried(leaf):
         if problem := check(candidate):
             raise ParetuneError(f"{key}: {problem}, got {candidate!r}")
     return leaf
+
+
+def _tried(leaf: Leaf) -> Iterable[Scalar]:
+    """All values of a leaf, or the ends if there are too many."""
+    if isinstance(leaf, Choice):
+        return leaf.options
+    if isinstance(leaf, Range) and leaf.whole and leaf.high - leaf.low <= 1000:
+        return range(int(leaf.low), int(leaf.high) + 1, int(leaf.step or 1))
+    return leaf.ends()
 
 
 def _range(key: str, value: Mapping[str, Any]) -> Leaf:
@@ -158,10 +173,17 @@ def _range(key: str, value: Mapping[str, Any]) -> Leaf:
         raise ParetuneError(f"{key}: a range needs low and high, got {dict(value)}")
     leaf = Range(**value)
     numbers = (leaf.low, leaf.high, 1 if leaf.step is None else leaf.step)
-    if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
+    if not all(map(_number, numbers)):
         raise ParetuneError(f"{key}: low, high and step must be numbers, got {dict(value)}")
+    if not isinstance(leaf.log, bool):
+        raise ParetuneError(f"{key}: log is true or false, got {leaf.log!r}")
     if leaf.high < leaf.low or (leaf.step is not None and leaf.step <= 0) or (leaf.log and leaf.low <= 0):
         raise ParetuneError(f"{key}: a range needs low <= high, step > 0, and low > 0 with log, got {dict(value)}")
     if leaf.log and leaf.step is not None:
         raise ParetuneError(f"{key}: a range has either step or log, not both")
+    leaf = replace(leaf, high=leaf.ends()[1])  # the last number of a grid: Optuna warns about any other end
     return Fixed(value=leaf.low) if leaf.low == leaf.high else leaf
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)

@@ -1,19 +1,11 @@
-"""What every test shares: repeatable property tests, and the digits task, trained once per session."""
+"""Settings of every test."""
 
-import pytest
+import torch
 from hypothesis import settings
 
-from paretune.tasks.task import Task
+# The networks of the tests are so small that a second thread costs more than it brings.
+torch.set_num_threads(1)
 
+# The same examples in every run: a failure that comes and goes teaches nobody.
 settings.register_profile("house", deadline=None, max_examples=60, derandomize=True, database=None)
 settings.load_profile("house")
-
-
-@pytest.fixture(scope="session")
-def digits_task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """The digits task with seed 0, trained into a cache folder of this session."""
-    from paretune.tasks.digits import digits
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PARETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return digits(seed=0)

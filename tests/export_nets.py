@@ -11,7 +11,6 @@ from paretune.compress.quantize import calibrate, quantize
 from paretune.inventory import Inventory
 from paretune.plan import GroupPlan, LayerPlan, Plan
 
-torch.set_num_threads(1)  # nets this small only lose by waiting for a second thread
 
 
 class Mixed(nn.Module):

@@ -30,7 +30,9 @@ def choose(
     if rule not in ("knee", "budget", "goal"):
         raise ParetuneError(f"no rule is called '{rule}'.{near_miss(rule, RULES)}")
     if not findings.front:
-        raise ParetuneError(f"{findings.folder} has no finished trial to pick from; run more trials first")
+        finished = any(trial.status == "done" for trial in findings.trials)
+        what = "no finished trial within its budget" if finished else "no finished trial"
+        raise ParetuneError(f"{findings.folder} has {what} to pick from; run more trials first")
     if rule == "knee":
         return findings.front[knee(findings.points(findings.front))]
     if rule == "budget":

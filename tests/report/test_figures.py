@@ -126,6 +126,7 @@ def test_figures_draw_what_was_decided(objectives):
     findings = fake_findings(objectives)
     for info in front_infos(findings):
         names = [trace.name for trace in draw.front_figure(info).data]
+        assert draw.front_figure(info).data[0].line.shape == "hv"  # what a point beats lies to its right
         assert [name for name in names if name not in (info.line_name, "budget")] == [one.role for one in info.series]
         assert names.count("budget") == (info.budget_x is not None) + (info.budget_y is not None)
     heat = draw.heat_figure(kept_info(findings)).data[0]

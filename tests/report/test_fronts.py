@@ -79,6 +79,12 @@ def test_every_mark_and_budget_is_inside_the_axes():
         assert info.budget_x is None or 0 < info.x.place(info.budget_x) < 1
 
 
+def test_a_perfect_score_is_not_cut_off_and_no_tick_is_negative():
+    one = axis(OBJECTIVES[0], (0.0, 0.05))
+    assert one.place(0.0) > 0
+    assert min(ticks(one)) == 0
+
+
 @pytest.mark.parametrize(
     ("values", "log"), [((1, 10), False), ((1, 11), True), ((0, 50), False), ((), False), ((3,), False)]
 )

@@ -34,6 +34,12 @@ def test_every_mark_is_inside_the_picture(tmp_path):
     assert all(0 < float(x) < WIDTH and 0 < float(y) < HEIGHT for x, y in places)
 
 
+def test_the_front_steps_right_before_it_steps_down(tmp_path):
+    paths = [node.get("d") for node in drawn(fake_findings(2), tmp_path).iter(f"{TAG}path") if node.get("opacity")]
+    commands = [letter for letter in paths[0] if letter.isalpha()]
+    assert commands == ["M", *["H", "V"] * (len(fake_findings(2).front) - 1)]
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_study_without_a_front_still_has_a_picture(kept, tmp_path):
     findings = fake_findings()
