@@ -116,9 +116,7 @@ def _weight(dense: Dense, member: Member) -> Tensor:
     return weight.detach()
 
 
-def _over_weights(
-    dense: Dense, group: Group, rate: Callable[[Tensor, Tensor], Tensor]
-) -> NDArray[np.float64]:
+def _over_weights(dense: Dense, group: Group, rate: Callable[[Tensor, Tensor], Tensor]) -> NDArray[np.float64]:
     found = []
     for member in group.producers:
         if dense.kinds[member.layer] != "norm":

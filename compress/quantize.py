@@ -144,7 +144,9 @@ def quantize(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.activation_quantizer(inputs[0]), *inputs[1:])
+    quantizer = layer.activation_quantizer
+    assert isinstance(quantizer, ActivationQuantizer)
+    return (quantizer(inputs[0]), *inputs[1:])
 
 
 @torch.no_grad()
@@ -170,8 +172,11 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 def weight_codes(layer: nn.Module) -> tuple[NDArray[np.int8], NDArray[np.float32], int]:
     """A quantized layer's codes (weight's shape), positive steps (out,) and bits."""
-    quantizer = layer.parametrizations.weight[0]  # type: ignore[union-attr, index]
-    raw = layer.parametrizations.weight.original  # type: ignore[union-attr]
+    assert isinstance(layer.parametrizations, nn.ModuleDict)
+    chain = layer.parametrizations["weight"]
+    assert isinstance(chain, parametrize.ParametrizationList)
+    quantizer, raw = chain[0], chain.original
+    assert isinstance(quantizer, WeightQuantizer)
     step = quantizer.positive_step().detach()
     codes = (raw.detach() / step).clamp(-quantizer.high, quantizer.high).round()
     return codes.to(torch.int8).cpu().numpy(), step.flatten().cpu().numpy(), quantizer.bits
@@ -180,5 +185,3 @@ def weight_codes(layer: nn.Module) -> tuple[NDArray[np.int8], NDArray[np.float32
 def quantized_weight(layer: nn.Module) -> bool:
     """True if `layer` carries a weight quantizer."""
     return parametrize.is_parametrized(layer, "weight")
-
-

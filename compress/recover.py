@@ -99,7 +99,7 @@ def finetune(
             if not math.isfinite(value.item()):
                 raise ImpossiblePlan(f"the loss became {value.item()} in epoch {epoch + 1} at lr {recovery.lr:g}")
             optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(value)
             optimizer.step()
             schedule.step()
         after_epoch(epoch + 1)

@@ -4,11 +4,13 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from paretune.errors import ParetuneError, near_miss
 
+DEVICES = ("auto", "cpu", "cuda")
 KEEP = ("front", "all", "none")
 
 
@@ -34,7 +36,7 @@ class StudySettings:
             raise ParetuneError("study.trial_minutes and study.minutes must be above 0")
         if self.keep not in KEEP:
             raise ParetuneError(f"study.keep has no option '{self.keep}'.{near_miss(self.keep, KEEP)}")
-        if not self.name or Path(self.name).is_absolute() or ".." in Path(self.name).parts:
+        if not Path(self.name).parts or Path(self.name).is_absolute() or ".." in Path(self.name).parts:
             raise ParetuneError(f"study.name is a folder below results_dir, got '{self.name}'")
 
 
@@ -71,7 +73,9 @@ def parse_settings(plain: Mapping[str, Any]) -> Settings:
     values = dict(plain)
     if isinstance(values.get("study"), Mapping):
         values["study"] = _build(StudySettings, "study", values["study"])
-    settings = _build(Settings, "", values)
+    settings: Settings = _build(Settings, "", values)
+    if settings.device not in DEVICES:
+        raise ParetuneError(f"device has no option '{settings.device}'.{near_miss(settings.device, DEVICES)}")
     if not 2 <= len(settings.objectives) <= 3 or len(set(settings.objectives)) < len(settings.objectives):
         raise ParetuneError(f"objectives needs two or three different names, got {list(settings.objectives)}")
     return settings
@@ -82,7 +86,8 @@ def _build(kind: Any, where: str, values: Mapping[str, Any]) -> Any:
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in hints:
-            raise ParetuneError(f"no config key is called '{prefix}{key}'.{near_miss(str(key), hints)}")
+            known = [prefix + name for name in hints]
+            raise ParetuneError(f"no config key is called '{prefix}{key}'.{near_miss(prefix + str(key), known)}")
     for field in dataclasses.fields(kind):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in values:
@@ -102,9 +107,9 @@ def _typed(key: str, hint: Any, value: Any) -> Any:
     if origin is dict and isinstance(value, Mapping):
         inner = get_args(hint)[1]
         return {str(k): v if inner is Any else _typed(f"{key}.{k}", inner, v) for k, v in value.items()}
-    if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool) and not isnan(value):
         return float(value)
     if origin in (int, str, StudySettings) and isinstance(value, origin) and not isinstance(value, bool):
         return value
-    names = {tuple: "a list", dict: "a table of keys", float: "a number", int: "a whole number", str: "a word"}
-    raise ParetuneError(f"{key} must be {names.get(origin, origin.__name__)}, got {value!r}")
+    names = {tuple: "a list", float: "a number", int: "a whole number", str: "a word"}
+    raise ParetuneError(f"{key} must be {names.get(origin, 'a table of keys')}, got {value!r}")

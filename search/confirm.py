@@ -146,9 +146,7 @@ def _words(rule: str, under: Mapping[str, float], drop: float | None) -> str:
     return f"goal: dense + {0.01 if drop is None else drop:g}" if rule == "goal" else rule
 
 
-def _scores(
-    findings: Findings, trial: Trial, confirmation: Confirmation, best: Replay, task: Task
-) -> dict[str, Any]:
+def _scores(findings: Findings, trial: Trial, confirmation: Confirmation, best: Replay, task: Task) -> dict[str, Any]:
     dense = findings.dense
     return {
         "study": findings.name,
@@ -206,4 +204,3 @@ def _record(folder: Path, confirmation: Confirmation) -> None:
     known = [old for old in known if [old[key] for key in same] != [new[key] for key in same]]
     write_json(path, [*known, new])
     write_report(folder)
-

@@ -1,4 +1,4 @@
-"""One trial, as a function of plan and seed: prune, quantize, recover, freeze, score. No study, no sampler, no config."""
+"""One trial, a function of plan and seed: prune, quantize, recover, freeze, score. Knows no study and no config."""
 
 import hashlib
 import math

@@ -17,6 +17,14 @@ from paretune.conf.settings import Settings, parse_settings
 from paretune.errors import ParetuneError, near_miss
 
 
+INSPECT_HELP = """paretune inspect [key=value ...]: the layers, channel groups and dense costs of a task; runs nothing.
+
+  paretune inspect task=digits                 a table
+  paretune inspect task=digits format=json     one JSON object: task, inventory, costs, definitions
+
+Names of layers and groups are what the `match` of a space sees; a group is what can only leave together."""
+
+
 def study_command(arguments: Sequence[str]) -> int:
     """Run or resume the study that the overrides describe and print its summary."""
 
@@ -33,6 +41,9 @@ def study_command(arguments: Sequence[str]) -> int:
 
 def inspect_command(arguments: Sequence[str]) -> int:
     """Print the layers, groups and dense costs of the task; `format=json` for a machine."""
+    if {"-h", "--help"} & set(arguments):
+        print(INSPECT_HELP)
+        return 0
     words = [word for word in arguments if not word.startswith("format=")]
     wanted = [word.removeprefix("format=") for word in arguments if word.startswith("format=")] or ["table"]
     if wanted[-1] not in ("table", "json"):
@@ -60,7 +71,8 @@ def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings]
             refused.append(error)  # Hydra would print a line of its own above ours
 
     # Hydra reads sys.argv, and prints and swallows exceptions unless it is told to let them through.
-    sys.argv = [program, *arguments]
+    # argparse takes overrides in one stretch only, so flags go first.
+    sys.argv = [program, *sorted(arguments, key=lambda word: "=" in word and not word.startswith("-"))]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         job()

@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ PACKAGES = ("paretune", "torch", "torch-pruning", "optuna", "hydra-core", "numpy
 def provenance(identity: Mapping[str, Any], command: str) -> dict[str, Any]:
     """What is needed to tell whether two results may be compared, as plain JSON."""
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "commit": commit(),
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Optuna's samplers by name, made reproducible: every ask depends on the seed, the trial's number and the told trials."""
+"""Optuna's samplers by name, made reproducible: an ask depends on seed, trial number and told trials only."""
 
 import hashlib
 import warnings

@@ -71,7 +71,9 @@ def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {prefix: value}
-    return {key: item for name, part in value.items() for key, item in _flat(f"{prefix}.{name}".strip("."), part).items()}
+    return {
+        key: item for name, part in value.items() for key, item in _flat(f"{prefix}.{name}".strip("."), part).items()
+    }
 
 
 def load_study(folder: Path) -> optuna.Study:

@@ -87,8 +87,8 @@ def run_study(
 ) -> Study:
     """Search how to compress `task`, or go on with the study in `out` (default results/<task name>).
 
-    `space` names a packaged space ("layerwise", "uniform") or is one, as in conf/space/*.yaml. `study` takes the keys of
-    the config's study section: trials, seed, minutes, trial_minutes, population, keep, full_epochs.
+    `space` names a packaged space ("layerwise", "uniform") or is one, as in conf/space/*.yaml. `study` takes the
+    keys of the config's study section: trials, seed, minutes, trial_minutes, population, keep, full_epochs.
 
     Raises:
         ParetuneError: something in the settings cannot work; nothing has been written then.
@@ -252,5 +252,3 @@ def _log_file(folder: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
-
-

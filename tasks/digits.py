@@ -72,7 +72,7 @@ def _train_once(model: nn.Module, train: InMemory, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for layer in model.modules():
-            if hasattr(layer, "reset_parameters"):
+            if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
                 layer.reset_parameters()
         _train(model, train, seed)
     save_state(model, path)
@@ -96,6 +96,6 @@ def _train(model: nn.Module, train: InMemory, seed: int) -> None:
         model.train()
         for inputs, targets in train.batches(seed * 1000 + epoch):
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(model(inputs), targets).backward()
+            torch.autograd.backward(F.cross_entropy(model(inputs), targets))
             optimizer.step()
             schedule.step()

@@ -32,12 +32,12 @@ class InMemory:
     def batches(self, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """See `tasks.task.Split`: clean and in order for None, shuffled and augmented by a seed."""
         if seed is None:
-            yield from zip(self.inputs.split(1024), self.targets.split(1024), strict=True)
+            yield from zip(torch.split(self.inputs, 1024), torch.split(self.targets, 1024), strict=True)
             return
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self), generator=generator).to(self.inputs.device)
         usable = max(len(self) - len(self) % self.batch, min(len(self), self.batch))
-        for rows in order[:usable].split(self.batch):
+        for rows in torch.split(order[:usable], self.batch):
             inputs = self.inputs[rows]
             yield (self.augment(inputs, generator) if self.augment else inputs), self.targets[rows]
 

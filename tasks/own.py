@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ class Loaded:
 
     def __len__(self) -> int:
         dataset = getattr(self.loader, "dataset", None)
-        return len(dataset) if isinstance(dataset, Sized) else sum(len(batch[1]) for batch in self.loader)
+        if isinstance(dataset, Sized) and isinstance(self.loader, Sized):
+            return len(dataset) if len(self.loader) else 0  # drop_last may leave no batch
+        return sum(len(batch[1]) for batch in self.loader)
 
     def batches(self, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """See `tasks.task.Split`; a loader's own augmentation is not switched off for None."""
@@ -54,11 +56,14 @@ def from_loaders(
     fine-tuning minimises. The model is moved to `device` and put into eval mode.
 
     Raises:
-        ParetuneError: a split is empty or the model's forward fails on the first batch of `val`.
+        ParetuneError: a split is empty or can be read only once, or the model's forward fails on the first batch
+            of `val`.
     """
     where = torch.device(device)
-    splits = [s if hasattr(s, "batches") else Loaded(s, where) for s in (train, val, test)]
-    for role, split in zip(("train", "val", "test"), splits, strict=True):
+    splits = [_split(source, where) for source in (train, val, test)]
+    for role, given, split in zip(("train", "val", "test"), (train, val, test), splits, strict=True):
+        if isinstance(given, Iterator):
+            raise ParetuneError(f"task '{name}': the {role} split can be read only once; give a DataLoader or a list")
         if len(split) == 0:
             raise ParetuneError(f"task '{name}': the {role} split is empty")
     model = model.to(where).eval()
@@ -67,9 +72,13 @@ def from_loaders(
         with torch.no_grad():
             model(inputs[:2])
     except Exception as error:
-        first = str(error).splitlines()[0]
+        first = (str(error) or type(error).__name__).splitlines()[0]
         raise ParetuneError(f"task '{name}': the model's forward fails on {tuple(inputs.shape)}: {first}") from error
     return Task(
         name=name, model=model, train=splits[0], val=splits[1], test=splits[2], loss=loss, errors=errors,
         quality=quality, fingerprint=fingerprint(model, inputs), origin={}, device=where,
     )  # fmt: skip
+
+
+def _split(source: Iterable[Any] | Split, device: torch.device) -> Split:
+    return cast(Split, source) if hasattr(source, "batches") else Loaded(source, device)

@@ -21,30 +21,33 @@ def make_task(config: Mapping[str, Any], *, device: str = "auto") -> Task:
     passed on to makers that take one.
 
     Raises:
-        ParetuneError: unknown name or argument, or a target that cannot be imported or returns something else.
+        ParetuneError: unknown name or argument, a missing argument, or a target that cannot be imported or called, or
+            returns something else.
     """
     arguments = {key: value for key, value in config.items() if key not in ("name", "_target_")}
-    if target := config.get("_target_"):
-        make = _imported(str(target))
-    else:
-        make = pick(TASKS, str(config.get("name")), "task")
+    called = str(config.get("_target_") or config.get("name"))
+    make = _imported(called) if config.get("_target_") else pick(TASKS, called, "task")
     known = inspect.signature(make).parameters
     for key in arguments:
         if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             raise ParetuneError(f"task has no setting '{key}'.{near_miss(key, known)}")
     if "device" in known:
         arguments.setdefault("device", _device(device))
+    try:
+        inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        raise ParetuneError(f"task: {error}") from error
     task = make(**arguments)
     if not isinstance(task, Task):
-        raise ParetuneError(f"task: {target} must return a paretune.tasks.task.Task, not a {type(task).__name__}")
+        raise ParetuneError(f"task: {called} must return a paretune.tasks.task.Task, not a {type(task).__name__}")
     return task
 
 
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise ParetuneError(f"device is auto, cpu or (if PyTorch sees a GPU) cuda, got '{name}'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ParetuneError("device=cuda: PyTorch sees no GPU here; use cpu or auto")
     return name
 
 
@@ -54,4 +57,6 @@ def _imported(target: str) -> Callable[..., Task]:
         found: Callable[..., Task] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ParetuneError(f"task: _target_ '{target}' cannot be imported ({error})") from error
+    if not callable(found):
+        raise ParetuneError(f"task: _target_ '{target}' is not callable")
     return found

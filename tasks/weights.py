@@ -41,7 +41,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
         ParetuneError: keys or shapes differ; the message lists the first few.
     """
     wanted = model.state_dict()
-    odd = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
+    odd = [key for key in wanted if getattr(state.get(key), "shape", None) != wanted[key].shape]
     odd += [key for key in state if key not in wanted]
     if odd:
         raise ParetuneError(f"weights: {len(odd)} keys do not fit the model, first {', '.join(odd[:3])}")

@@ -58,5 +58,11 @@ def tiny_task(*, slow: bool = False, seed: int = 0) -> Task:
     model.eval()
     origin = {"_target_": "tiny_task.tiny_task", "slow": slow, "seed": seed}
     return Task(
-        name="tiny", model=model, train=train, val=val, test=test, fingerprint=fingerprint(model, val.inputs), origin=origin
+        name="tiny",
+        model=model,
+        train=train,
+        val=val,
+        test=test,
+        fingerprint=fingerprint(model, val.inputs),
+        origin=origin,
     )

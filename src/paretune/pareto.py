@@ -11,8 +11,8 @@ def nondominated(points: Array) -> NDArray[np.bool_]:
     everywhere and better somewhere. Equal rows are all kept. Rows with NaN are never kept.
     """
     points = np.asarray(points, dtype=float)
-    usable = ~np.isnan(points).any(axis=1)
-    keep = usable.copy()
+    usable = np.asarray(~np.isnan(points).any(axis=1), dtype=np.bool_)
+    keep: NDArray[np.bool_] = usable.copy()
     order = np.lexsort(points.T[::-1])
     front = np.empty((0, points.shape[1]))
     for row in order[usable[order]]:

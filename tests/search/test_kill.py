@@ -12,16 +12,18 @@ import pandas as pd
 import pytest
 
 TRIALS = 14
-RUN = """
+RUN = f"""
 import sys
 from paretune.search.study import run_study
 from tiny_task import tiny_task
-space = {"groups": [{"match": "*", "ratio": {"low": 0.0, "high": 0.75, "step": 0.125}}],
-         "layers": [{"match": "*", "weight_bits": [2, 3, 4, 8]}], "activation_bits": [4, 8],
-         "criterion": ["l1", "taylor", "random"], "recover": {"epochs": 1, "lr": 0.02, "distill": ["none", "logits"]}}
-run_study(tiny_task(slow=True), space=space, trials=%d, population=4, out=sys.argv[1], sampler=sys.argv[2],
-          budget={"size_bytes": 700})
-""" % TRIALS  # noqa: UP031 - braces are Python's own here
+space = dict(
+    groups=[dict(match="*", ratio=dict(low=0.0, high=0.75, step=0.125))],
+    layers=[dict(match="*", weight_bits=[2, 3, 4, 8])], activation_bits=[4, 8],
+    criterion=["l1", "taylor", "random"], recover=dict(epochs=1, lr=0.02, distill=["none", "logits"]),
+)
+run_study(tiny_task(slow=True), space=space, trials={TRIALS}, population=4, out=sys.argv[1], sampler=sys.argv[2],
+          budget=dict(size_bytes=700))
+"""
 
 
 def start(folder: Path, sampler: str) -> subprocess.Popen[str]:

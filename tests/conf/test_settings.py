@@ -1,0 +1,144 @@
+"""A config becomes frozen settings, or the message names the key."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretune.conf.settings import Settings, StudySettings, parse_settings
+from paretune.errors import ParetuneError
+
+PLAIN: dict[str, Any] = {
+    "task": {"name": "digits"},
+    "space": {"criterion": "l2"},
+    "objectives": ["top1_error", "size_bytes"],
+    "study": {"name": "x"},
+}
+
+
+def parsed(**changes: Any) -> Settings:
+    return parse_settings({**PLAIN, **changes})
+
+
+def study(**changes: Any) -> StudySettings:
+    return parsed(study={"name": "x", **changes}).study
+
+
+def test_the_smallest_config_gets_the_defaults() -> None:
+    settings = parsed()
+    assert settings.study == StudySettings(name="x")
+    assert settings.objectives == ("top1_error", "size_bytes")
+    assert (settings.sampler, settings.device, settings.limits) == ("nsga2", "auto", {})
+    assert settings.folder == Path("results/x")
+
+
+def test_whole_numbers_are_fine_where_floats_are_wanted() -> None:
+    minutes = study(trial_minutes=3, minutes=1).trial_minutes
+    assert (minutes, type(minutes)) == (3.0, float)
+
+
+def test_a_limit_of_null_is_none() -> None:
+    assert parsed(budget={"size_bytes": 100, "bops": None}).limits == {"size_bytes": 100.0}
+
+
+def test_a_study_may_lie_deeper() -> None:
+    settings = parsed(study={"name": "sweep/seed=1"}, results_dir="elsewhere")
+    assert settings.folder == Path("elsewhere/sweep/seed=1")
+
+
+def test_settings_are_frozen_and_the_config_is_left_alone() -> None:
+    plain = {**PLAIN, "study": {"name": "x"}}
+    settings = parse_settings(plain)
+    assert plain["study"] == {"name": "x"}
+    with pytest.raises(dataclasses.FrozenInstanceError, match="sampler"):
+        settings.sampler = "tpe"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("key", ["task", "space", "objectives", "study"])
+def test_a_missing_key_is_named(key: str) -> None:
+    plain = {name: value for name, value in PLAIN.items() if name != key}
+    with pytest.raises(ParetuneError, match=f"the config key '{key}' is missing"):
+        parse_settings(plain)
+
+
+def test_a_missing_study_name_is_named() -> None:
+    with pytest.raises(ParetuneError, match="the config key 'study.name' is missing"):
+        parsed(study={"trials": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"sampeler": "tpe"}, "no config key is called 'sampeler'. Did you mean 'sampler'"),
+        ({3: 3}, "no config key is called '3'"),
+        ({"study": {"name": "x", "trial": 3}}, "no config key is called 'study.trial'. Did you mean 'trials'"),
+    ],
+)
+def test_an_unknown_key_gets_the_near_miss(changes: dict[Any, Any], match: str) -> None:
+    with pytest.raises(ParetuneError, match=match):
+        parse_settings({**PLAIN, **changes})
+
+
+WRONG = [
+    ("task", "digits", "task must be a table of keys, got 'digits'"),
+    ("space", [], r"space must be a table of keys, got \[\]"),
+    ("study", 3, "study must be a table of keys, got 3"),
+    ("study", None, "study must be a table of keys, got None"),
+    ("objectives", "top1_error", "objectives must be a list, got 'top1_error'"),
+    ("objectives", ["top1_error", 3], "objectives must be a word, got 3"),
+    ("objectives", ["top1_error"], "objectives needs two or three different names"),
+    ("objectives", ["a", "b", "c", "d"], "objectives needs two or three different names"),
+    ("objectives", ["a", "b", "a"], "objectives needs two or three different names"),
+    ("budget", None, "budget must be a table of keys, got None"),
+    ("budget", 4, "budget must be a table of keys, got 4"),
+    ("budget", {"size_bytes": "small"}, "budget.size_bytes must be a number, got 'small'"),
+    ("budget", {"size_bytes": True}, "budget.size_bytes must be a number, got True"),
+    ("budget", {"size_bytes": math.nan}, "budget.size_bytes must be a number, got nan"),
+    ("sampler", 2, "sampler must be a word, got 2"),
+    ("sampler", None, "sampler must be a word, got None"),
+    ("results_dir", 1.5, "results_dir must be a word"),
+    ("device", True, "device must be a word"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "match"), WRONG)
+def test_a_wrong_value_names_its_key(key: str, value: object, match: str) -> None:
+    with pytest.raises(ParetuneError, match=match):
+        parsed(**{key: value})
+
+
+WRONG_STUDY = [
+    ("name", 17, "study.name must be a word, got 17"),
+    ("name", "", "study.name is a folder below results_dir, got ''"),
+    ("name", ".", "study.name is a folder below results_dir, got '.'"),
+    ("name", "/tmp/x", "study.name is a folder below results_dir"),
+    ("name", "a/../../b", "study.name is a folder below results_dir"),
+    ("trials", 0, "study.trials must be 1 or more, got 0"),
+    ("trials", 1.0, "study.trials must be a whole number, got 1.0"),
+    ("trials", "64", "study.trials must be a whole number, got '64'"),
+    ("trials", True, "study.trials must be a whole number, got True"),
+    ("trials", None, "study.trials must be a whole number, got None"),
+    ("seed", -1, "study.seed must be 0 or more, got -1"),
+    ("population", 1, "study.population must be 2 or more, got 1"),
+    ("full_epochs", 0, "study.full_epochs must be 1 or more, got 0"),
+    ("minutes", 0, "study.minutes must be above 0"),
+    ("minutes", "ten", "study.minutes must be a number, got 'ten'"),
+    ("minutes", math.nan, "study.minutes must be a number, got nan"),
+    ("trial_minutes", -1, "study.trial_minutes.* must be above 0"),
+    ("trial_minutes", None, "study.trial_minutes must be a number, got None"),
+    ("keep", "fronts", "study.keep has no option 'fronts'. Did you mean 'front'"),
+    ("keep", False, "study.keep must be a word, got False"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "match"), WRONG_STUDY)
+def test_a_wrong_study_value_names_its_key(key: str, value: object, match: str) -> None:
+    with pytest.raises(ParetuneError, match=match):
+        study(**{key: value})
+
+
+def test_every_key_of_the_settings_is_tried() -> None:
+    assert {field.name for field in dataclasses.fields(Settings)} == {key for key, *_ in WRONG}
+    assert {field.name for field in dataclasses.fields(StudySettings)} == {key for key, *_ in WRONG_STUDY}

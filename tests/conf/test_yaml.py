@@ -1,0 +1,98 @@
+"""The configs in the package fit the code: every name in them exists."""
+
+import inspect
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+from hand_made import small_inventory
+from omegaconf import OmegaConf
+
+from paretune.compress.criteria import CRITERIA
+from paretune.conf.settings import Settings, StudySettings, parse_settings
+from paretune.costs.table import COSTS
+from paretune.search.samplers import SAMPLERS
+from paretune.spaces.language import parse_space
+from paretune.spaces.space import Wish
+from paretune.tasks.table import TASKS
+from paretune.tasks.task import TOP1_ERROR
+
+
+def names(group: str) -> list[str]:
+    folder = files("paretune.conf") / group
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def composer() -> Iterator[None]:
+    with hydra.initialize_config_module("paretune.conf", version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> Settings:
+    plain = OmegaConf.to_container(hydra.compose("config", overrides=list(overrides)), resolve=True)
+    assert isinstance(plain, dict)
+    return parse_settings({str(key): value for key, value in plain.items()})
+
+
+def check(settings: Settings) -> None:
+    """What carrying out a study would check later."""
+    space = parse_space(settings.space, small_inventory())
+    assert set(space.criteria) <= set(CRITERIA)
+    assert settings.objectives[0] == TOP1_ERROR.name
+    assert set(settings.objectives[1:]) <= set(COSTS)
+    assert set(settings.budget) <= set(COSTS)
+    assert settings.sampler in SAMPLERS
+    arguments = {key for key in settings.task if key != "name"}
+    assert arguments <= set(inspect.signature(TASKS[str(settings.task["name"])]).parameters)
+
+
+def test_there_is_something_to_check() -> None:
+    assert {"layerwise", "uniform"} <= set(names("space"))
+    assert "digits" in names("experiment")
+    assert "digits" in names("task")
+
+
+@pytest.mark.parametrize("name", names("space"))
+def test_a_packaged_space_parses(name: str) -> None:
+    spec: Any = yaml.safe_load((files("paretune.conf") / "space" / f"{name}.yaml").read_text())
+    space = parse_space(spec, small_inventory())
+    assert set(space.criteria) <= set(CRITERIA)
+    assert space.near(Wish(ratio=0.5, weight_bits=8, activation_bits=8))
+    assert space.smallest().ratios["stem"] > 0
+
+
+@pytest.mark.parametrize("name", names("space"))
+def test_a_packaged_space_composes(name: str) -> None:
+    check(composed(f"space={name}"))
+
+
+@pytest.mark.parametrize("name", names("task"))
+def test_a_packaged_task_composes(name: str) -> None:
+    settings = composed(f"task={name}")
+    check(settings)
+    assert settings.study.name == settings.task["name"]
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_a_packaged_experiment_composes(name: str) -> None:
+    check(composed(f"experiment={name}"))
+
+
+def test_the_defaults_in_yaml_are_the_defaults_in_python() -> None:
+    settings = composed()
+    assert settings.study == StudySettings(name=settings.study.name)
+    bare = Settings(task={}, space={}, objectives=settings.objectives, study=settings.study)
+    assert (settings.sampler, settings.results_dir, settings.device) == (bare.sampler, bare.results_dir, bare.device)
+    assert settings.limits == bare.limits
+    assert set(settings.budget) == set(COSTS)
+
+
+def test_a_leaf_of_the_space_can_be_narrowed_on_the_command_line() -> None:
+    settings = composed("space.recover.lr=0.01", "study.trials=5", "budget.size_bytes=20000")
+    assert settings.space["recover"]["lr"] == 0.01
+    assert settings.study.trials == 5
+    assert settings.limits == {"size_bytes": 20000.0}

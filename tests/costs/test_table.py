@@ -1,0 +1,136 @@
+"""Static costs against closed forms and against two published networks."""
+
+from dataclasses import replace
+from math import ceil
+
+import pytest
+from hand_made import small_inventory
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paretune.costs.table import COSTS, HEADER_BYTES, bops, macs, params, size_bytes, static_costs
+from paretune.inventory import Inventory, Layer
+from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
+from paretune.profile import Profile, profile
+
+SMALL = small_inventory()
+
+
+def bare(*layers: Layer) -> Inventory:
+    return Inventory(layers=layers, groups=(), input_shape=(), whole={})
+
+
+def in_bits(inventory: Inventory, bits: int) -> Profile:
+    """Every layer with weights at `bits`/`bits`."""
+    layers = (LayerPlan(layer=row.name, weight_bits=bits, activation_bits=bits) for row in inventory.weighted)
+    return profile(inventory, Plan(layers=tuple(layers)))
+
+
+def resnet18() -> Inventory:
+    """He et al. 2016, table 1, at 224×224: 7×7 stem, four stages of two basic blocks, 1×1 projections, 1000 classes."""
+
+    def conv(name: str, inputs: int, outputs: int, kernel: int, side: int) -> Layer:
+        shape = (outputs, inputs, kernel, kernel)
+        return Layer(name=name, kind="conv", weight_shape=shape, bias=False, positions=side * side)
+
+    layers = [conv("stem", 3, 64, 7, 112)]
+    inputs = 64
+    for stage, (width, side) in enumerate(((64, 56), (128, 28), (256, 14), (512, 7))):
+        layers.append(conv(f"{stage}.0.conv1", inputs, width, 3, side))
+        layers += [conv(f"{stage}.{name}", width, width, 3, side) for name in ("0.conv2", "1.conv1", "1.conv2")]
+        if inputs != width:
+            layers.append(conv(f"{stage}.0.projection", inputs, width, 1, side))
+        inputs = width
+    return bare(*layers, Layer(name="fc", kind="linear", weight_shape=(1000, 512), bias=True))
+
+
+def tfc() -> Inventory:
+    """QONNX's TFC: a 784-64-64-64-10 perceptron."""
+    widths = (784, 64, 64, 64, 10)
+    pairs = zip(widths, widths[1:], strict=False)
+    return bare(*(Layer(name=f"fc{a}-{i}", kind="linear", weight_shape=(b, a), bias=False) for i, (a, b) in enumerate(pairs)))
+
+
+def test_resnet18_has_the_bit_operations_of_hawqs_model_zoo() -> None:
+    """1858 GBOPs in float and 116 at 8/8 (https://github.com/Zhen-Dong/HAWQ), from 1814.07 M MACs."""
+    assert macs(in_bits(resnet18(), 32)) / 1e6 == pytest.approx(1814.07, abs=0.005)
+    assert round(bops(in_bits(resnet18(), 32)) / 1e9) == 1858
+    assert round(bops(in_bits(resnet18(), 8)) / 1e9) == 116
+    assert params(in_bits(resnet18(), 8)) == 11_689_512 - 9_600  # torchvision's count without the batch norms
+
+
+def test_tfc_w2a2_has_the_numbers_of_qonnx() -> None:
+    """59,008 MACs, 236,032 BOPs and 118,016 weight bits (https://github.com/fastmachinelearning/qonnx_model_zoo)."""
+    rows = in_bits(tfc(), 2)
+    assert macs(rows) == 59_008
+    assert bops(rows) == 236_032
+    assert sum(row.weights * row.weight_bits for row in rows) == 118_016
+    steps = (64 + 64 + 64 + 10) + 4  # per output channel, and one per activation
+    assert size_bytes(rows) == 118_016 // 8 + 4 * steps + HEADER_BYTES
+
+
+def test_the_dense_costs_of_the_small_model() -> None:
+    rows = profile(SMALL, DENSE)
+    # stem 4·3·9, its norm 2·4, body 6·4 + 6, its norm 2·6, a free parameter of 5, head 10·24 + 10
+    assert params(rows) == 108 + 8 + 30 + 12 + 5 + 250
+    assert macs(rows) == 108 * 16 + 24 * 16 + 240
+    assert bops(rows) == macs(rows) * 32 * 32
+    # Weights and biases; the stem's norm leaves its shift only, the other keeps four vectors.
+    assert size_bytes(rows) == HEADER_BYTES + 4 * (108 + 4 + 24 + 6 + 4 * 6 + 5 + 240 + 10)
+
+
+def test_the_costs_of_a_cut_and_quantized_model() -> None:
+    plan = Plan(
+        groups=(GroupPlan(group="stem", kept=(0, 2, 3)), GroupPlan(group="body.a", kept=(1,))),
+        layers=(
+            LayerPlan(layer="stem", weight_bits=3, activation_bits=8),
+            LayerPlan(layer="body.a", weight_bits=2, activation_bits=4),
+        ),
+    )
+    rows = profile(SMALL, plan)
+    stem, body, head = 3 * 27, 1 * 3, 10 * 4
+    assert macs(rows) == stem * 16 + body * 16 + head
+    assert bops(rows) == stem * 16 * 3 * 8 + body * 16 * 2 * 4 + head * 32 * 32
+    packed = ceil(stem * 3 / 8) + 4 * (3 + 3 + 1)  # codes; scales, shifts, activation step
+    packed += ceil(body * 2 / 8) + 4 * (1 + 1 + 1) + 4 * 4 * 1  # and an unfolded norm of one channel
+    packed += 4 * 5 + 4 * (head + 10)
+    assert size_bytes(rows) == HEADER_BYTES + packed
+
+
+def test_every_layer_starts_on_a_byte() -> None:
+    layer = Layer(name="a", kind="linear", weight_shape=(1, 3), bias=False)
+    one = in_bits(bare(layer), 3)
+    assert size_bytes(one) - HEADER_BYTES == 2 + 4 + 4  # 9 bits
+    twins = bare(layer, replace(layer, name="b"))
+    assert size_bytes(in_bits(twins, 3)) - HEADER_BYTES == 2 * (2 + 4 + 4)
+
+
+@given(st.integers(1, 8), st.integers(1, 8))
+def test_more_bits_never_cost_less(bits: int, other: int) -> None:
+    low, high = (in_bits(SMALL, number) for number in sorted((bits, other)))
+    for name, cost in COSTS.items():
+        assert cost.count(low) <= cost.count(high), name
+    assert bops(high) == macs(high) * max(bits, other) ** 2
+
+
+@given(st.sets(st.integers(0, 3), min_size=1), st.sets(st.integers(0, 5), min_size=1))
+def test_fewer_channels_never_cost_more(stem: set[int], body: set[int]) -> None:
+    def costs(*kept: set[int]) -> dict[str, float]:
+        groups = zip(("stem", "body.a"), kept, strict=True)
+        made = tuple(GroupPlan(group=name, kept=tuple(sorted(units))) for name, units in groups)
+        return static_costs(profile(SMALL, Plan(groups=made)))
+
+    small, large = costs(stem, body), costs(stem | {0}, body | {0})
+    assert all(small[name] <= large[name] for name in COSTS)
+
+
+def test_the_table_counts_what_it_names() -> None:
+    rows = in_bits(SMALL, 4)
+    assert static_costs(rows) == {
+        "params": params(rows), "size_bytes": size_bytes(rows), "macs": macs(rows), "bops": bops(rows),
+    }  # fmt: skip
+    assert all(name == cost.objective.name and cost.objective.unit for name, cost in COSTS.items())
+
+
+def test_nothing_costs_nothing_but_the_header() -> None:
+    assert static_costs(()) == {"params": 0, "size_bytes": HEADER_BYTES, "macs": 0, "bops": 0}

@@ -1,0 +1,221 @@
+"""The command line: what is typed, what is printed, which exit code. Everything runs in this process but for Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from paretune.search.door import main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder with the user's own config folder beside it."""
+    monkeypatch.chdir(tmp_path)
+    conf = tmp_path / "my_conf" / "task"
+    conf.mkdir(parents=True)
+    (conf / "tiny.yaml").write_text("_target_: tiny_task.tiny_task\nname: tiny\n")
+    (conf / "broken.yaml").write_text("_target_: broken_task.make\nname: broken\n")
+    (conf / "nowhere.yaml").write_text("_target_: no_such_module.make\nname: nowhere\n")
+    return tmp_path
+
+
+@pytest.fixture
+def call(here, capsys):
+    """Run a command; gives (exit code, standard output, standard error)."""
+
+    def run(*words):
+        with pytest.raises(SystemExit, match=r"\d") as left:
+            main(words)
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    return run
+
+
+STUDY = ("study", "--config-dir", "my_conf", "task=tiny", "space.recover.epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sampler=nsga"], "no sampler is called 'nsga'. Did you mean 'nsga"),
+        (["space.criterion=tailor"], "no criterion is called 'tailor'. Did you mean 'taylor'?"),
+        (["task=digit"], "no task is called 'digit'. Did you mean 'digits'?"),
+        (["space=layers"], "no space is called 'layers'. Did you mean 'layerwise'?"),
+        (["experiment=digit"], "no experiment is called 'digit'. Did you mean 'digits'?"),
+        (["objectives=[top1_error,size]"], "no objective is called 'size'. Did you mean 'size_bytes'?"),
+        (["objectives=[size_bytes,macs]"], "objectives: the first must be the task's quality, 'top1_error'"),
+        (["study.trails=3"], "no config key is called 'study.trails'. Did you mean 'study.trials'?"),
+        (["studdy.trials=3"], "no config key is called 'studdy.trials'. Did you mean 'study'?"),
+        (["+study.trails=3"], "no config key is called 'study.trails'. Did you mean 'study.trials'?"),
+        (["study.trials=many"], "study.trials must be a whole number, got 'many'"),
+        (["study.trials"], "missing EQUAL"),
+        (["space.groups=[{match: '*', ratio: 1.0}]"], "a ratio is the share removed, in [0, 1), got 1.0"),
+        (["space.groups=[{match: '*', ratio: -0.1}]"], "a ratio is the share removed, in [0, 1), got -0.1"),
+        (["space.groups=[{match: 'konv*', ratio: 0.5}]"], "'konv*' matches nothing. Did you mean 'conv"),
+        (["space.activation_bits=9"], "bits are whole numbers from 1 to 8, or 32 for float, got 9"),
+        (["space.activation_bits=4.5"], "bits are whole numbers from 1 to 8, or 32 for float, got 4.5"),
+        (["space.activation_bits=1"], "needs 2 bits or more, got 1"),
+        (["+space.colour=red"], "space has no key 'colour'. Known: groups"),
+        (["budget.size_bytes=200"], "budget.size_bytes=200 cannot be met: the space reaches"),
+        (["budget.size=300"], "no config key is called 'budget.size'. Did you mean 'budget.size_bytes'?"),
+        (["task=digits", "task.weights=nowhere.pth"], "weights: no file at nowhere.pth"),
+        (["task=digits", "task.weights=bad.pth"], "bad.pth is no .safetensors file or PyTorch state dict"),
+        (["task=broken"], "the model's forward fails on (8, 1, 6, 6): "),
+        (["task=nowhere"], "_target_ 'no_such_module.make' cannot be imported"),
+        (["device=tpu"], "device has no option 'tpu'. Did you mean 'cpu'?"),
+        (["study.name=../up"], "study.name is a folder below results_dir"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(here, call, words, message):
+    (here / "bad.pth").write_bytes(b"not weights")
+    (here / "broken_task.py").write_text(
+        "import torch\nfrom paretune.tasks.own import from_loaders\n"
+        "def make():\n"
+        "    rows = [(torch.zeros(8, 1, 6, 6), torch.zeros(8, dtype=torch.long))]\n"
+        "    return from_loaders(torch.nn.Linear(5, 2), rows, rows, rows)\n"
+    )
+    before = set(here.rglob("*"))
+    code, out, error = call(*STUDY, *words)
+    assert message in error
+    assert code == 2
+    assert out == ""
+    assert error.startswith("paretune: ")
+    assert error.count("\n") == 1
+    assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} == before
+
+
+def test_a_study_is_run_reported_exported_and_verified(here, call):
+    code, out, error = call(*STUDY, "study.trials=8", "study.population=3", "budget.size_bytes=2000")
+    assert (code, error) == (0, "")
+    assert "dense" in out
+    assert "knee" in out
+    assert "results/tiny/report.html" in out
+    table = pd.read_csv("results/tiny/trials.csv")
+    assert list(table["trial"]) == list(range(8))
+
+    code, out, _ = call("report", "results/tiny")
+    assert code == 0
+    assert "written: results/tiny/report.html" in out
+
+    code, out, error = call(
+        "export", "results/tiny", "--pick", "budget", "--under", "size_bytes=2000", "--out", "model"
+    )
+    assert (code, error) == (0, "")
+    assert "0 of 120 predictions differ" in out
+
+    code, out, _ = call("verify", "model")
+    assert code == 0
+    assert "top-1 error on 120 test images, in a fresh process" in out
+
+    code, out, _ = call(*STUDY, "study.trials=10", "study.population=3", "budget.size_bytes=2000")
+    assert code == 0
+    assert len(pd.read_csv("results/tiny/trials.csv")) == 10
+
+    code, _, error = call(*STUDY, "study.trials=10", "study.population=3", "budget.size_bytes=1999")
+    assert code == 2
+    assert "results/tiny holds a study with another budget.size_bytes" in error
+
+    graph = bytearray(Path("model/model.onnx").read_bytes())
+    graph[len(graph) // 2] ^= 1
+    Path("model/model.onnx").write_bytes(graph)
+    code, _, error = call("verify", "model")
+    assert code == 2
+    assert "model/model.onnx was changed after the export" in error
+
+
+def test_a_damaged_folder_is_named(here, call):
+    assert call(*STUDY, "study.trials=3", "results_dir=runs", "study.name=a")[0] == 0
+    journal = Path("runs/a/study.journal")
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"wor')  # a line that a kill cut short
+    assert call(*STUDY, "study.trials=4", "results_dir=runs", "study.name=a")[0] == 0
+    assert len(pd.read_csv("runs/a/trials.csv")) == 4
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"{\n", *lines[3:]]))
+    code, _, error = call(*STUDY, "study.trials=5", "results_dir=runs", "study.name=a")
+    assert code == 2
+    assert "study.journal line 4 is damaged" in error
+    code, _, error = call("report", "runs/a")
+    assert code == 2
+    assert "is damaged" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report", "nowhere"], "nowhere is not the folder of a study"),
+        (["verify", "nowhere"], "nowhere is not an artifact"),
+        (["export", "nowhere", "--out", "model"], "nowhere is not the folder of a study"),
+        (["export", "nowhere", "--out", "model", "--under", "size"], "--under needs COST=LIMIT"),
+        (["reprot", "results/tiny"], "no command is called 'reprot'. Did you mean 'report'?"),
+        (["inspect", "task=digits", "format=yaml"], "format is table or json, got 'yaml'"),
+    ],
+)
+def test_the_other_commands_refuse_in_one_line_too(call, words, message):
+    code, _, error = call(*words)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_sweep_gives_every_job_its_own_folder(here, call):
+    code, _, error = call(*STUDY, "--multirun", "study.trials=2", "sampler=random,nsga2")
+    assert (code, error) == (0, "")
+    names = {path.name for path in Path("results").iterdir() if path.is_dir()}
+    assert len(names) == 2
+    assert all(name.startswith("tiny-") for name in names)
+    assert any("sampler=random" in name for name in names)
+    assert {path.name for path in here.iterdir()} == {"my_conf", "results"}
+
+
+def test_inspect_prints_tables_and_json(call):
+    code, out, _ = call("inspect", "--config-dir", "my_conf", "task=tiny")
+    assert code == 0
+    assert "conv2" in out
+    assert "left whole: head" in out
+    code, out, _ = call("inspect", "--config-dir", "my_conf", "task=tiny", "format=json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["costs"]["macs"] == 36 * 9 * 8 + 36 * 9 * 64 + 24
+    assert [group["name"] for group in facts["inventory"]["groups"]] == ["conv1", "conv2"]
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["study", "--help"], ["export", "--help"], ["inspect", "--help"]])
+def test_help_teaches(call, words):
+    code, out, error = call(*words)
+    assert (code, error) == (0, "")
+    assert re.search(r"paretune (study|export|inspect)", out)
+
+
+def test_the_config_can_be_printed(call):
+    code, out, _ = call("study", "--cfg", "job", "study.seed=7")
+    assert code == 0
+    assert "seed: 7" in out
+    assert not Path("results").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="needs POSIX signals")
+def test_ctrl_c_writes_the_tables_and_says_how_to_go_on(here):
+    words = [*STUDY, "study.trials=500", "+task.slow=true"]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TINY_SLEEP": "0.02"}
+    code = "import sys; from paretune.search.door import main; main(sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", code, *words], env=env, stderr=subprocess.PIPE, text=True)
+    log = here / "results" / "tiny" / "study.log"
+    while not (log.exists() and "trial 2 " in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "run the same command to go on" in error
+    assert len(pd.read_csv(here / "results" / "tiny" / "trials.csv")) >= 3
+    assert (here / "results" / "tiny" / "report.html").exists()
