@@ -101,13 +101,18 @@ def score_groups(
 def _gradients(
     model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
+    # Views, so that a frozen model has gradients too and nothing in it is changed.
+    views = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if p.is_floating_point()}
+    total = [torch.zeros_like(view) for view in views.values()]
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    total = [torch.zeros_like(parameter) for parameter in parameters]
     for inputs, targets in batches:
-        found = torch.autograd.grad(loss(model(inputs), targets), parameters, allow_unused=True)
+        outputs = torch.func.functional_call(model, views, (inputs,))
+        found = torch.autograd.grad(loss(outputs, targets), list(views.values()), allow_unused=True)
         total = [a if b is None else a + b / len(batches) for a, b in zip(total, found, strict=True)]
-    return dict(zip(names, total, strict=True))
+    for module, training in modes.items():
+        module.training = training
+    return dict(zip(views, total, strict=True))
 
 
 def _weight(dense: Dense, member: Member) -> Tensor:

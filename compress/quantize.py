@@ -109,7 +109,7 @@ class ActivationQuantizer(nn.Module):
         """Set range and step from a batch `x` of any shape."""
         self.low, self.high = activation_range(self.bits, signed=bool(x.min() < 0))
         flat = x.detach().flatten()
-        flat = flat[:: max(1, flat.numel() // SAMPLE)]
+        flat = flat[:: flat.numel() // SAMPLE | 1]  # odd, or it would see the same columns of every row
         self.step.data = best_step(flat[None], self.low, self.high)[0]
 
     def positive_step(self) -> Tensor:

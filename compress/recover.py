@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -90,19 +91,30 @@ def finetune(
         return
     optimizer = torch.optim.SGD(_parameters(model), lr=recovery.lr, momentum=0.9, nesterov=True)
     steps = recovery.epochs * sum(1 for _ in teacher.split.batches(seeds(0)))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _shape(step / max(1, steps)))
+    # The middle of each step: at its start the first would have a learning rate of zero.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _shape((step + 0.5) / max(1, steps)))
     for epoch in range(recovery.epochs):
         model.train()
-        for inputs, targets, wanted in _epoch(teacher, recovery.distill, seeds(epoch)):
-            tick()
-            value = _loss(model(inputs), targets, wanted, loss)
-            if not math.isfinite(value.item()):
-                raise ImpossiblePlan(f"the loss became {value.item()} in epoch {epoch + 1} at lr {recovery.lr:g}")
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(value)
-            optimizer.step()
-            schedule.step()
+        with _own_noise(model, seeds(epoch)):
+            for inputs, targets, wanted in _epoch(teacher, recovery.distill, seeds(epoch)):
+                tick()
+                value = _loss(model(inputs), targets, wanted, loss)
+                if not math.isfinite(value.item()):
+                    raise ImpossiblePlan(f"the loss became {value.item()} in epoch {epoch + 1} at lr {recovery.lr:g}")
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(value)
+                optimizer.step()
+                schedule.step()
         after_epoch(epoch + 1)
+
+
+@contextmanager
+def _own_noise(model: nn.Module, seed: int) -> Iterator[None]:
+    """Inside, dropout and its like depend on `seed` only; the caller's random state is put back."""
+    gpus = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(devices=list(gpus)):
+        torch.manual_seed(seed)
+        yield
 
 
 def _epoch(teacher: Teacher, distill: str, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

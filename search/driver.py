@@ -28,6 +28,7 @@ from paretune.search.controls import Control
 from paretune.search.evaluate import Trained, evaluate
 from paretune.search.folder import drop_kept, kept_folder, write_json
 from paretune.search.store import Entry, read_trial, tell, told, unfinished
+from paretune.spaces.leaf import Scalar
 from paretune.spaces.space import Space
 
 HOPELESS = 10  # trials that fail one after another, with none finished, before the study gives up
@@ -68,8 +69,9 @@ class Driver:
         """Carry one trial from its question to its row."""
         control = self.controls[trial.number] if trial.number < len(self.controls) else None
         start = time.perf_counter()
-        plan = self._plan(trial, control)
-        entry, trained = self._entry(plan, control)
+        dense = control is not None and control.params is None
+        plan = DENSE if dense else plan_of(self.space.ask(trial), self.bench.inventory, self.scores)
+        entry, trained = self._entry(plan, control, {} if dense else self.space.choices(trial))
         for name, limit in self.settings.limits.items():
             trial.set_constraint(name, entry.outcome.values[name] / limit - 1)
         self._keep(trial.number, entry, trained)
@@ -83,17 +85,13 @@ class Driver:
         self._log(row)
         return row
 
-    def _plan(self, trial: optuna.Trial, control: Control | None) -> Plan:
-        if control is not None and control.params is None:
-            return DENSE
-        return plan_of(self.space.ask(trial), self.bench.inventory, self.scores)
-
-    def _entry(self, plan: Plan, control: Control | None) -> tuple[Entry, Trained | None]:
+    def _entry(self, plan: Plan, control: Control | None, choices: dict[str, Scalar]) -> tuple[Entry, Trained | None]:
         """What the trial found: an earlier answer, an empty one if it is over budget, or a real evaluation."""
         entry = Entry(
             kind="control" if control else "search",
             label=control.label if control else "",
             same_as=None,
+            choices=choices,
             plan=plan,
             outcome=Outcome(status="failed", values={}, seconds={}),
         )

@@ -44,7 +44,11 @@ def commit() -> str:
 
 def command_line() -> str:
     """The command as the user typed it."""
-    return " ".join(["paretune", *sys.argv[1:]]) if Path(sys.argv[0]).name.startswith("paretune") else "from Python"
+    return (
+        " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        if Path(sys.argv[0]).name.startswith("paretune")
+        else "from Python"
+    )
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -27,11 +27,12 @@ WORST_QUALITY = 1.0  # told for a trial that is over budget: never trained, so n
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What is written beside a trial's parameters before it is told."""
+    """What is written beside a trial's parameters before it is told; `choices` are the parameters as meant."""
 
     kind: str
     label: str
     same_as: int | None
+    choices: dict[str, str | int | float]
     plan: Plan
     outcome: Outcome
 
@@ -137,7 +138,7 @@ def read_trial(trial: FrozenTrial, budget: Mapping[str, float]) -> Trial:
         values=values,
         rungs=entry.outcome.rungs,
         seconds=entry.outcome.seconds,
-        params=dict(trial.params),
+        params=dict(entry.choices),
         plan=entry.plan,
     )
 

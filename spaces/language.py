@@ -69,9 +69,7 @@ def _known(where: str, given: Any, keys: Sequence[str]) -> None:
             raise ParetuneError(f"{where} has no key '{key}'.{near_miss(str(key), keys)}")
 
 
-def _claim(
-    where: str, rows: Any, keys: Sequence[str], names: Sequence[str], aliases: Mapping[str, str]
-) -> Rows:
+def _claim(where: str, rows: Any, keys: Sequence[str], names: Sequence[str], aliases: Mapping[str, str]) -> Rows:
     """Each row with the names it is the first to match."""
     if isinstance(rows, (str, Mapping)) or not isinstance(rows, Sequence):
         raise ParetuneError(f"space.{where}: expected a list of rows such as {{match: '*', {keys[1]}: ...}}")

@@ -121,7 +121,7 @@ class Range:
     def _on_grid(self, value: float) -> float:
         """The nearest grid number; counted in decimals, as Optuna does, because binary sums leave the range."""
         low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step or 1))
-        steps = min(round((Decimal(str(value)) - low) / step), (high - low) // step)
+        steps = min(round((Decimal(str(value)) - low) / step), int((high - low) // step))
         return int(low + steps * step) if self.whole else float(low + steps * step)
 
     def __str__(self) -> str:
@@ -181,7 +181,8 @@ def _range(key: str, value: Mapping[str, Any]) -> Leaf:
         raise ParetuneError(f"{key}: a range needs low <= high, step > 0, and low > 0 with log, got {dict(value)}")
     if leaf.log and leaf.step is not None:
         raise ParetuneError(f"{key}: a range has either step or log, not both")
-    leaf = replace(leaf, high=leaf.ends()[1])  # the last number of a grid: Optuna warns about any other end
+    if leaf.step is not None:
+        leaf = replace(leaf, high=leaf._on_grid(leaf.high))  # Optuna warns about an end that is not on the grid
     return Fixed(value=leaf.low) if leaf.low == leaf.high else leaf
 
 

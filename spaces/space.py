@@ -6,7 +6,7 @@ from functools import cached_property
 
 from paretune.recipe import Recipe, Recovery
 from paretune.records import digest
-from paretune.spaces.leaf import Choice, Chooser, Leaf, Scalar
+from paretune.spaces.leaf import Choice, Chooser, Fixed, Leaf, Scalar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +76,10 @@ class Space:
         """The criteria a recipe may name."""
         leaf = self.criterion.leaf
         return tuple(map(str, leaf.options)) if isinstance(leaf, Choice) else (str(leaf.ends()[0]),)
+
+    def choices(self, chooser: Chooser) -> dict[str, Scalar]:
+        """What `chooser` answers to every open question, by name and as the value that is meant, not its index."""
+        return {q.name: q.leaf.ask(q.name, chooser) for q in self.questions if not isinstance(q.leaf, Fixed)}
 
     def near(self, wish: Wish) -> dict[str, Scalar]:
         """The parameters of the point nearest to a uniform setting; everything else at its default:

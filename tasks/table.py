@@ -27,14 +27,15 @@ def make_task(config: Mapping[str, Any], *, device: str = "auto") -> Task:
     arguments = {key: value for key, value in config.items() if key not in ("name", "_target_")}
     called = str(config.get("_target_") or config.get("name"))
     make = _imported(called) if config.get("_target_") else pick(TASKS, called, "task")
-    known = inspect.signature(make).parameters
+    signature = inspect.signature(make)
+    known = signature.parameters
     for key in arguments:
         if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             raise ParetuneError(f"task has no setting '{key}'.{near_miss(key, known)}")
     if "device" in known:
         arguments.setdefault("device", _device(device))
     try:
-        inspect.signature(make).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as error:
         raise ParetuneError(f"task: {error}") from error
     task = make(**arguments)

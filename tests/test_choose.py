@@ -100,22 +100,22 @@ def test_a_rule_that_picks_nothing_says_why(rule: str, match: str) -> None:
 
 @pytest.mark.parametrize("rule", ["knee", "budget", "goal"])
 def test_a_study_without_a_finished_trial_says_so(rule: str) -> None:
-    with pytest.raises(ParetuneError, match="results/x has no finished trial to pick from"):
+    with pytest.raises(ParetuneError, match=r"results/x has no finished trial to pick from"):
         choose(found(TRIALS[5]), rule)
 
 
 def test_a_study_without_any_trial_has_no_trial_zero() -> None:
-    with pytest.raises(ParetuneError, match="results/x has no trial 0; it has none yet"):
+    with pytest.raises(ParetuneError, match=r"results/x has no trial 0; it has none yet"):
         choose(found(), "trial=0")
 
 
 def test_an_unknown_cost_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ParetuneError, match="no cost is called 'size_byte'. Did you mean 'size_bytes'"):
+    with pytest.raises(ParetuneError, match=r"no cost is called 'size_byte'. Did you mean 'size_bytes'"):
         choose(found(*TRIALS), "budget", under={"size_byte": 10})
 
 
 def test_a_budget_nobody_meets_says_what_is_reached() -> None:
-    with pytest.raises(ParetuneError, match="meets size_bytes <= 50, bops <= 9; the smallest.* size_bytes 100, bops 20"):
+    with pytest.raises(ParetuneError, match=r"meets size_bytes <= 50, bops <= 9; the smallest.* size_bytes 100, bops 20"):
         choose(found(*TRIALS), "budget", under={"size_bytes": 50, "bops": 9})
 
 
@@ -126,5 +126,5 @@ def test_a_goal_nobody_reaches_says_what_is_reached() -> None:
 
 def test_a_goal_needs_the_dense_score() -> None:
     for trials in (TRIALS[1:], (trial(0, label="dense", status="failed"), *TRIALS[1:])):
-        with pytest.raises(ParetuneError, match="this study has not scored it"):
+        with pytest.raises(ParetuneError, match=r"this study has not scored it"):
             choose(found(*trials), "goal")

@@ -105,9 +105,14 @@ def test_dominated_points_change_no_volume(points: Array) -> None:
     assert hypervolume(points, reference) == pytest.approx(hypervolume(points[nondominated(points)], reference))
 
 
-def test_normalising_maps_to_the_unit_box_and_a_constant_to_zero() -> None:
-    scaled = normalise(np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 5.0]]))
-    assert scaled.tolist() == [[0, 0], [1, 0], [0.5, 0]]
+def test_normalising_measures_from_the_best_in_upper_quartiles() -> None:
+    points = np.array([[3.0, 5.0], [4.0, 5.0], [5.0, 5.0], [6.0, 5.0], [100.0, 5.0]])
+    assert normalise(points).tolist() == [[0, 0], [1 / 3, 0], [2 / 3, 0], [1, 0], [97 / 3, 0]]
+
+
+def test_one_extreme_point_does_not_move_the_knee() -> None:
+    bent = np.array([[0.0, 9.0], [1.0, 3.0], [2.0, 2.5], [8.0, 2.0], [9.0, 1.9]])
+    assert knee(bent) == knee(np.vstack([bent, [500.0, 1.8]])) == 1
 
 
 def test_the_knee_is_the_bend_whatever_the_units() -> None:

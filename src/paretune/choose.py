@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from paretune.errors import ParetuneError, near_miss
 from paretune.findings import Findings, Trial
-from paretune.pareto import knee
+from paretune.pareto import Array, knee
 
 RULES = ("knee", "budget", "goal", "trial=N")
 
@@ -18,7 +20,7 @@ def choose(
 ) -> Trial:
     """The trial that `rule` picks.
 
-    "knee" is the best trade-off of the front, "budget" the best quality with every cost in `under` met
+    "knee" is the best trade-off of the front (costs compared by ratio, quality by difference), "budget" the best quality with every cost in `under` met
     (the study's own budget if none is given), "goal" the lightest point whose quality is at most `drop`
     (share, 0.01 is one point) worse than the dense model's, "trial=17" that trial.
 
@@ -34,10 +36,16 @@ def choose(
         what = "no finished trial within its budget" if finished else "no finished trial"
         raise ParetuneError(f"{findings.folder} has {what} to pick from; run more trials first")
     if rule == "knee":
-        return findings.front[knee(findings.points(findings.front))]
+        return findings.front[knee(_compared(findings))]
     if rule == "budget":
         return _under(findings, under or findings.budget)
     return _goal(findings, 0.01 if drop is None else drop)
+
+
+def _compared(findings: Findings) -> Array:
+    """The front's points with costs on a logarithmic scale: half the bytes is worth as much anywhere."""
+    points = findings.points(findings.front)
+    return np.column_stack([points[:, :1], np.log(np.maximum(points[:, 1:], 1e-9))])
 
 
 def _numbered(findings: Findings, text: str) -> Trial:

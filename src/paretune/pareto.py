@@ -51,14 +51,18 @@ def hypervolume(points: Array, reference: Array) -> float:
 
 
 def normalise(points: Array) -> Array:
-    """Every column of `points` mapped to [0, 1]; a constant column becomes 0."""
-    low, span = points.min(axis=0), np.ptp(points, axis=0)
-    scaled: Array = (points - low) / np.where(span > 0, span, 1.0)
+    """Every column of `points` (n, objectives) measured from its best value in units of the distance from there to
+    its upper quartile, so that one extreme point does not set the scale. A constant column becomes 0.
+    """
+    best = points.min(axis=0)
+    span = np.quantile(points, 0.75, axis=0) - best
+    span = np.where(span > 0, span, np.ptp(points, axis=0))
+    scaled: Array = (points - best) / np.where(span > 0, span, 1.0)
     return scaled
 
 
 def knee(points: Array) -> int:
-    """The row of a front that sits furthest below the plane through its extreme points.
+    """The row of a front (n, objectives) that sits furthest below the plane through its extreme points.
 
     After normalising, that is the row with the smallest sum of objectives (Das 1999,
     https://doi.org/10.1007/s001580050111, for a normalised front). Ties go to the first row.

@@ -52,19 +52,19 @@ def test_settings_are_frozen_and_the_config_is_left_alone() -> None:
     plain = {**PLAIN, "study": {"name": "x"}}
     settings = parse_settings(plain)
     assert plain["study"] == {"name": "x"}
-    with pytest.raises(dataclasses.FrozenInstanceError, match="sampler"):
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"sampler"):
         settings.sampler = "tpe"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("key", ["task", "space", "objectives", "study"])
 def test_a_missing_key_is_named(key: str) -> None:
     plain = {name: value for name, value in PLAIN.items() if name != key}
-    with pytest.raises(ParetuneError, match=f"the config key '{key}' is missing"):
+    with pytest.raises(ParetuneError, match=rf"the config key '{key}' is missing"):
         parse_settings(plain)
 
 
 def test_a_missing_study_name_is_named() -> None:
-    with pytest.raises(ParetuneError, match="the config key 'study.name' is missing"):
+    with pytest.raises(ParetuneError, match=r"the config key 'study.name' is missing"):
         parsed(study={"trials": 3})
 
 

@@ -82,7 +82,7 @@ def test_the_shared_question_is_not_asked_when_every_row_answers_it() -> None:
 
 
 def test_layers_without_weights_are_nobodys_business() -> None:
-    with pytest.raises(ParetuneError, match="space.layers: 'stem.bn' matches nothing. Did you mean 'stem'"):
+    with pytest.raises(ParetuneError, match=r"space.layers: 'stem.bn' matches nothing. Did you mean 'stem'"):
         ask({"layers": [{"match": "stem.bn", "weight_bits": 8}, FLOAT]})
 
 
@@ -121,11 +121,11 @@ BAD_BITS = (0, 9, 16, 4.5, 4.0, "4", True, None, -2, [4, 9], {"low": 2, "high": 
 @pytest.mark.parametrize("bits", BAD_BITS)
 def test_bad_bits(bits: object) -> None:
     match = "bits are whole numbers from 1 to 8, or 32 for float, got"
-    with pytest.raises(ParetuneError, match=f"space.layers.weight_bits: {match}"):
+    with pytest.raises(ParetuneError, match=rf"space.layers.weight_bits: {match}"):
         parse_space({"layers": [{"match": "*", "weight_bits": bits}]}, small_inventory())
-    with pytest.raises(ParetuneError, match=f"space.activation_bits: {match}"):
+    with pytest.raises(ParetuneError, match=rf"space.activation_bits: {match}"):
         parse_space({"activation_bits": bits}, small_inventory())
-    with pytest.raises(ParetuneError, match=f"space.layers.activation_bits: {match}"):
+    with pytest.raises(ParetuneError, match=rf"space.layers.activation_bits: {match}"):
         parse_space({"layers": [{**FLOAT, "activation_bits": bits}]}, small_inventory())
 
 
@@ -173,7 +173,7 @@ def test_mistakes_name_their_key(spec: dict[str, Any], match: str) -> None:
 
 
 def test_a_space_that_is_no_table_is_refused() -> None:
-    with pytest.raises(ParetuneError, match="space: expected keys groups, layers.*got None"):
+    with pytest.raises(ParetuneError, match=r"space: expected keys groups, layers.*got None"):
         parse_space(None, small_inventory())  # type: ignore[arg-type]
 
 

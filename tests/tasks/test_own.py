@@ -61,7 +61,7 @@ def test_lists_and_splits_will_do_as_well() -> None:
     "empty", [[], InMemory(inputs=torch.ones(0, 3), targets=torch.zeros(0)), loader(2, batch=4, drop_last=True)]
 )
 def test_an_empty_split_is_refused(role: str, empty: Any) -> None:
-    with pytest.raises(ParetuneError, match=f"task 'mine': the {role} split is empty"):
+    with pytest.raises(ParetuneError, match=rf"task 'mine': the {role} split is empty"):
         task(**{role: empty})
 
 
@@ -70,7 +70,7 @@ def test_an_iterator_that_runs_dry_is_refused(role: str) -> None:
     def once() -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.ones(2, 3), torch.zeros(2)
 
-    with pytest.raises(ParetuneError, match=f"task 'mine': the {role} split can be read only once; give a DataLoader"):
+    with pytest.raises(ParetuneError, match=rf"task 'mine': the {role} split can be read only once; give a DataLoader"):
         task(**{role: once()})
 
 
@@ -108,5 +108,5 @@ def test_errors_are_counted_and_averaged() -> None:
 
 
 def test_nothing_cannot_be_scored() -> None:
-    with pytest.raises(ParetuneError, match="the split to be scored is empty"):
+    with pytest.raises(ParetuneError, match=r"the split to be scored is empty"):
         score(nn.Identity(), [], misclassified)

@@ -72,7 +72,7 @@ def test_what_is_no_task_is_refused(config: dict[str, Any], match: str) -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "gpu", "mps"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
-    with pytest.raises(ParetuneError, match=f"device is auto, cpu or .* cuda, got '{device}'"):
+    with pytest.raises(ParetuneError, match=rf"device is auto, cpu or .* cuda, got '{device}'"):
         make_task({"name": "made"}, device=device)
 
 

@@ -28,9 +28,9 @@ def test_pytorch_files_are_read_too(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ParetuneError, match="weights: no file at .*missing.pth"):
+    with pytest.raises(ParetuneError, match=r"weights: no file at .*missing.pth"):
         read_state(tmp_path / "missing.pth")
-    with pytest.raises(ParetuneError, match="weights: no file at"):
+    with pytest.raises(ParetuneError, match=r"weights: no file at"):
         read_state(tmp_path)
 
 
@@ -44,7 +44,7 @@ def test_a_file_that_is_neither_is_refused(tmp_path: Path, name: str, content: b
 
 def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
     torch.save(net(), tmp_path / "a.pth")
-    with pytest.raises(ParetuneError, match="is no .safetensors file or PyTorch state dict"):
+    with pytest.raises(ParetuneError, match=r"is no .safetensors file or PyTorch state dict"):
         read_state(tmp_path / "a.pth")
 
 

@@ -1,0 +1,241 @@
+"""Zero stays zero, codes stay in range, gradients are LSQ's, and more bits never hurt."""
+
+import numpy as np
+import pytest
+import torch
+from compress_nets import build
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from paretune.compress.quantize import (
+    SAMPLE,
+    ActivationQuantizer,
+    WeightQuantizer,
+    _Rounded,
+    activation_range,
+    best_step,
+    calibrate,
+    quantize,
+    quantized_weight,
+    weight_codes,
+    weight_levels,
+)
+from paretune.errors import ImpossiblePlan
+from paretune.plan import LayerPlan, Plan
+
+BITS = range(2, 9)
+
+
+def normal(seed: int, rows: int = 16, values: int = 256) -> Tensor:
+    return torch.randn(rows, values, generator=torch.Generator().manual_seed(seed))
+
+
+def heavy(seed: int) -> Tensor:
+    """Laplace noise with one far outlier per row."""
+    x = normal(seed) * normal(seed + 1000).abs()
+    x[:, 0] *= 20
+    return x
+
+
+def rounded(x: Tensor, step: Tensor | float, low: int, high: int) -> Tensor:
+    made: Tensor = _Rounded.apply(x, torch.as_tensor(step), low, high)  # type: ignore[no-untyped-call]
+    return made
+
+
+def plan_of(bits: int, *names: str, activations: int = 32) -> Plan:
+    return Plan(layers=tuple(LayerPlan(layer=n, weight_bits=bits, activation_bits=activations) for n in names))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_codes_are_symmetric_and_unsigned_ones_use_every_level(bits: int) -> None:
+    assert weight_levels(bits) == 2 ** (bits - 1) - 1
+    assert activation_range(bits, signed=True) == (-weight_levels(bits), weight_levels(bits))
+    assert activation_range(bits, signed=False) == (0, 2**bits - 1)
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 1, 9, 16])
+def test_bits_that_cannot_keep_zero_are_an_impossible_plan(bits: int) -> None:
+    match = f"need 2 to 8 bits; got {bits}"
+    with pytest.raises(ImpossiblePlan, match=match):
+        quantize(nn.Sequential(nn.Linear(2, 2)), plan_of(bits, "0"))
+    with pytest.raises(ImpossiblePlan, match=match):
+        quantize(nn.Sequential(nn.Linear(2, 2)), plan_of(32, "0", activations=bits))
+
+
+def test_rounding_is_what_the_formula_says() -> None:
+    x = torch.tensor([-9.0, -1.3, -0.2, 0.0, 0.2, 0.3, 1.3, 9.0])
+    assert rounded(x, 0.5, -3, 3).tolist() == [-1.5, -1.5, 0, 0, 0, 0.5, 1.5, 1.5]
+    assert rounded(x, 0.5, 0, 15).tolist() == [0, 0, 0, 0, 0, 0.5, 1.5, 7.5]
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_zero_stays_exactly_zero(bits: int) -> None:
+    weight = normal(bits)
+    weight[:, ::3] = 0
+    quantized = WeightQuantizer(weight, bits)(weight)
+    assert not quantized[:, ::3].any()
+    quantizer = ActivationQuantizer(bits)
+    for x in (normal(1), normal(1).relu()):
+        quantizer.calibrate(x)
+        assert not quantizer(torch.zeros(5)).any()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_channel_has_at_most_that_many_levels(bits: int) -> None:
+    weight = normal(bits, values=2000)
+    for row in WeightQuantizer(weight, bits)(weight):
+        assert len(row.unique()) <= 2**bits - 1
+    quantizer = ActivationQuantizer(bits)
+    quantizer.calibrate(weight.relu())
+    assert len(quantizer(weight.relu()).unique()) <= 2**bits
+
+
+def error(x: Tensor, low: int, high: int) -> Tensor:
+    """Squared error of every row at its best step."""
+    return (rounded(x, best_step(x, low, high)[:, None], low, high) - x).square().sum(dim=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("draw", [normal, heavy])
+def test_more_bits_never_enlarge_the_weight_error(draw: object, seed: int) -> None:
+    x = draw(seed)  # type: ignore[operator]
+    signed = torch.stack([error(x, -weight_levels(bits), weight_levels(bits)) for bits in BITS])
+    unsigned = torch.stack([error(x.abs(), 0, 2**bits - 1) for bits in BITS])
+    for errors in (signed, unsigned):
+        assert (errors[1:] <= errors[:-1]).all()
+        assert (errors[-1] < 0.2 * errors[0]).all()
+
+
+@pytest.mark.parametrize("draw", [normal, heavy])
+def test_the_best_step_beats_clipping_nothing_and_every_other_point_of_a_grid(draw: object) -> None:
+    x = draw(0)  # type: ignore[operator]
+    best = error(x, -3, 3)
+    top = x.abs().amax(dim=1, keepdim=True)
+    for share in (1.0, 0.75, 0.5, 0.25):
+        assert (best <= (rounded(x, top * share / 3, -3, 3) - x).square().sum(dim=1) * (1 + 1e-6)).all()
+
+
+def test_values_on_a_grid_are_kept_exactly() -> None:
+    codes = torch.randint(-7, 8, (4, 50), generator=torch.Generator().manual_seed(0)).float()
+    codes[:, 0] = 7
+    x = codes * torch.tensor([[0.5], [1.0], [2.0], [0.25]])
+    assert best_step(x, -7, 7).tolist() == [0.5, 1.0, 2.0, 0.25]
+    assert torch.equal(WeightQuantizer(x, 4)(x), x)
+
+
+def test_a_row_of_zeros_gets_a_positive_step() -> None:
+    assert best_step(torch.zeros(2, 5), -7, 7).tolist() == [1.0, 1.0]
+    assert torch.equal(WeightQuantizer(torch.zeros(2, 5), 4)(torch.zeros(2, 5)), torch.zeros(2, 5))
+
+
+def test_the_gradient_of_the_input_passes_inside_and_stops_outside() -> None:
+    x = torch.tensor([-2.0, -1.4, 0.2, 1.4, 1.6, 9.0], requires_grad=True)
+    rounded(x, 0.5, -3, 3).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, 1, 0, 0]
+
+
+def test_the_gradient_of_the_step_is_lsqs() -> None:
+    """Esser et al. 2020, equation 3: -v/s + round(v/s) inside, the clipped code outside; times 1/sqrt(N × high)."""
+    x, step = torch.tensor([[-9.0, 0.3, 0.9, 9.0]]), torch.tensor(0.5, requires_grad=True)
+    weights = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    (rounded(x, step, -3, 3) * weights).sum().backward()
+    slopes = [-3, -0.6 + 1, -1.8 + 2, 3]
+    expected = sum(w * s for w, s in zip((1, 2, 3, 4), slopes, strict=True)) / (4 * 3) ** 0.5
+    assert step.grad is not None
+    assert step.grad.item() == pytest.approx(expected)
+
+
+def test_every_channel_has_the_gradient_of_its_own_values() -> None:
+    weight = normal(0, rows=3, values=10)
+    quantizer = WeightQuantizer(weight, 3)
+    quantizer(weight).square().sum().backward()
+    for row, grad, step in zip(weight, quantizer.step.grad, quantizer.step.detach(), strict=True):  # type: ignore[arg-type]
+        alone = step.clone().requires_grad_()
+        rounded(row[None], alone, -3, 3).square().sum().backward()
+        torch.testing.assert_close(grad, alone.grad)
+
+
+def test_where_everything_is_clipped_the_step_has_its_true_derivative() -> None:
+    """There the output is high × step: smooth, so finite differences must agree up to LSQ's scale."""
+    x, high = torch.linspace(3, 9, 20, dtype=torch.float64), 7
+    step = torch.tensor(0.25, dtype=torch.float64, requires_grad=True)
+
+    def loss(at: Tensor) -> Tensor:
+        return rounded(x, at, 0, high).pow(3).sum()
+
+    loss(step).backward()
+    slope = (loss(step.detach() + 1e-6) - loss(step.detach() - 1e-6)) / 2e-6
+    assert step.grad is not None
+    assert step.grad.item() * (20 * high) ** 0.5 == pytest.approx(slope.item(), rel=1e-6)
+
+
+def test_a_step_that_turns_negative_still_quantizes() -> None:
+    quantizer = WeightQuantizer(normal(0), 4)
+    before = quantizer(normal(0))
+    quantizer.step.data.neg_()
+    assert torch.equal(quantizer(normal(0)), before)
+    quantizer.step.data.zero_()
+    assert quantizer(normal(0)).isfinite().all()
+
+
+def test_calibration_finds_out_who_reads_relu_outputs() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.Hardswish(), nn.Linear(4, 2))
+    quantize(net, plan_of(32, "0", "2", "4", activations=4))
+    calibrate(net, normal(0, 64, 6))
+    ranges = [(net[i].activation_quantizer.low, net[i].activation_quantizer.high) for i in (0, 2, 4)]
+    assert ranges == [(-7, 7), (0, 15), (-7, 7)]
+    assert not any(hook for layer in net for hook in layer._forward_pre_hooks.values() if "first_look" in str(hook))
+
+
+def test_calibration_sees_inputs_that_are_already_quantized() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    batch = normal(0, 64, 6)
+    quantize(net, plan_of(2, "0", "2", activations=2))
+    calibrate(net, batch)
+    seen = net[1](net[0](batch))
+    torch.testing.assert_close(net[2].activation_quantizer.step.data, best_step(seen.flatten()[None], 0, 3)[0])
+
+
+def test_calibration_looks_at_every_pixel_of_a_large_batch() -> None:
+    """The sample must not skip the same columns of every row: here only the first column is tiny."""
+    x = normal(0, rows=4 * SAMPLE // 16, values=16).abs() + 1
+    x[:, ::4] /= 1000
+    quantizer = ActivationQuantizer(4)
+    quantizer.calibrate(x)
+    assert quantizer.step.item() == pytest.approx(best_step(x.flatten()[None], 0, 15).item(), rel=0.15)
+
+
+def test_an_activation_quantizer_lets_everything_through_until_it_is_calibrated() -> None:
+    x = normal(0)
+    assert torch.equal(ActivationQuantizer(4)(x), x)
+
+
+def test_layers_at_32_bits_stay_as_they_are() -> None:
+    net, example = build("chain")
+    before = net(example)
+    assert quantize(net, plan_of(32, "0.0", "2.0")) is net
+    assert torch.equal(net(example), before)
+    assert not any(quantized_weight(module) for module in net.modules())
+
+
+def test_codes_times_steps_are_the_weights_the_layer_uses() -> None:
+    net, _ = build("grouped")
+    quantize(net, plan_of(3, "2.0"))
+    layer = net.get_submodule("2.0")
+    assert quantized_weight(layer)
+    codes, steps, bits = weight_codes(layer)
+    assert (codes.dtype, codes.shape, steps.shape, bits) == (np.int8, (12, 4, 3, 3), (12,), 3)
+    assert np.abs(codes).max() <= 3
+    np.testing.assert_array_equal(codes * steps[:, None, None, None], layer.weight.detach().numpy())
+
+
+def test_the_float_weight_is_kept_and_trained_with_the_step() -> None:
+    layer = nn.Linear(4, 3)
+    before = layer.weight.detach().clone()
+    net = quantize(nn.Sequential(layer), plan_of(2, "0"))
+    assert torch.equal(layer.parametrizations.weight.original, before)  # type: ignore[union-attr]
+    assert parametrize.is_parametrized(layer)
+    assert sorted(name for name, _ in net.named_parameters()) == [
+        "0.bias", "0.parametrizations.weight.0.step", "0.parametrizations.weight.original",
+    ]  # fmt: skip
