@@ -115,12 +115,16 @@ def test_an_unknown_cost_is_answered_with_the_nearest() -> None:
 
 
 def test_a_budget_nobody_meets_says_what_is_reached() -> None:
-    with pytest.raises(ParetuneError, match=r"meets size_bytes <= 50, bops <= 9; the smallest.* size_bytes 100, bops 20"):
+    with pytest.raises(
+        ParetuneError, match=r"meets size_bytes <= 50, bops <= 9; the smallest.* size_bytes 100, bops 20"
+    ):
         choose(found(*TRIALS), "budget", under={"size_bytes": 50, "bops": 9})
 
 
 def test_a_goal_nobody_reaches_says_what_is_reached() -> None:
-    with pytest.raises(ParetuneError, match=r"no point has top1_error <= 0.0150 \(dense \+ -0.005\); the best has 0.0200"):
+    with pytest.raises(
+        ParetuneError, match=r"no point has top1_error <= 0.0150 \(dense \+ -0.005\); the best has 0.0200"
+    ):
         choose(found(*TRIALS), "goal", drop=-0.005)
 
 

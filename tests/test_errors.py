@@ -12,7 +12,9 @@ def test_a_known_name_is_picked() -> None:
 
 
 def test_an_unknown_name_gets_the_near_miss_and_the_list() -> None:
-    with pytest.raises(UnknownName, match=r"^no criterion is called 'tailor'\. Did you mean 'taylor'\? Known: l1, taylor\.$"):
+    with pytest.raises(
+        UnknownName, match=r"^no criterion is called 'tailor'\. Did you mean 'taylor'\? Known: l1, taylor\.$"
+    ):
         pick(TABLE, "tailor", "criterion")
 
 

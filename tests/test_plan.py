@@ -8,7 +8,8 @@ from hand_made import small_inventory
 from paretune.plan import DENSE, FLOAT, GroupPlan, LayerPlan, Plan
 
 PLAN = Plan(
-    groups=(GroupPlan(group="body.a", kept=(1, 5)),), layers=(LayerPlan(layer="head", weight_bits=2, activation_bits=4),)
+    groups=(GroupPlan(group="body.a", kept=(1, 5)),),
+    layers=(LayerPlan(layer="head", weight_bits=2, activation_bits=4),),
 )
 
 

@@ -56,19 +56,20 @@ def test_keeping_everything_is_the_dense_profile() -> None:
     assert profile(INVENTORY, Plan(groups=every)) == profile(INVENTORY, DENSE)
 
 
+GROUPED = Layer(name="g", kind="conv", weight_shape=(12, 4, 3, 3), bias=False, groups=2)
+DEPTHWISE = Layer(name="g", kind="conv", weight_shape=(6, 1, 3, 3), bias=False, groups=6)
+
+
 @pytest.mark.parametrize(
     ("layer", "axis", "members", "kept", "shape"),
     [
         # Two conv groups of 4 in and 6 out: a unit is one input per conv group, counted inside it.
-        (Layer(name="g", kind="conv", weight_shape=(12, 4, 3, 3), bias=False, groups=2), "in", units(4), (0, 3), (12, 2)),
+        (GROUPED, "in", units(4), (0, 3), (12, 2)),
         # Its outputs leave one per conv group.
-        (
-            Layer(name="g", kind="conv", weight_shape=(12, 4, 3, 3), bias=False, groups=2),
-            "out", tuple((u, u + 6) for u in range(6)), (1,), (2, 4),
-        ),
-        (Layer(name="g", kind="conv", weight_shape=(6, 1, 3, 3), bias=False, groups=6), "out", units(6), (0, 5), (2, 1)),
+        (GROUPED, "out", tuple((u, u + 6) for u in range(6)), (1,), (2, 4)),
+        (DEPTHWISE, "out", units(6), (0, 5), (2, 1)),
     ],
-)  # fmt: skip
+)
 def test_grouped_and_depthwise_shapes(
     layer: Layer, axis: str, members: tuple[tuple[int, ...], ...], kept: tuple[int, ...], shape: tuple[int, int]
 ) -> None:

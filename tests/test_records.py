@@ -34,7 +34,14 @@ TRIAL = Trial(
 )  # fmt: skip
 COPY = dataclasses.replace(TRIAL, same_as=1, plan=PLAN)
 CONFIRMED = Confirmation(
-    trial=3, picked_by="knee", recover="kept", found=0.1, validated=(0.1,), confirmed=(0.1, 0.2), size_bytes=10, seeds=()
+    trial=3,
+    picked_by="knee",
+    recover="kept",
+    found=0.1,
+    validated=(0.1,),
+    confirmed=(0.1, 0.2),
+    size_bytes=10,
+    seeds=(),
 )
 QUALITY = Objective(name="top1_error", unit="share", definition="share of wrong answers")
 FINDINGS = Findings(

@@ -41,7 +41,9 @@ def test_the_count_is_exact_for_hundredths(channels: int, percent: int) -> None:
     assert kept_count(channels, percent / 100) == max(1, channels - removed)
 
 
-@pytest.mark.parametrize(("channels", "ratio", "left"), [(10, 0.0, 10), (10, 0.35, 6), (45, 0.7, 13), (8, 0.99, 1), (1, 0.9, 1)])
+@pytest.mark.parametrize(
+    ("channels", "ratio", "left"), [(10, 0.0, 10), (10, 0.35, 6), (45, 0.7, 13), (8, 0.99, 1), (1, 0.9, 1)]
+)
 def test_counts_by_hand(channels: int, ratio: float, left: int) -> None:
     assert kept_count(channels, ratio) == left
 

@@ -1,6 +1,7 @@
 """Static costs against closed forms and against two published networks."""
 
 from dataclasses import replace
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -47,8 +48,8 @@ def resnet18() -> Inventory:
 def tfc() -> Inventory:
     """QONNX's TFC: a 784-64-64-64-10 perceptron."""
     widths = (784, 64, 64, 64, 10)
-    pairs = zip(widths, widths[1:], strict=False)
-    return bare(*(Layer(name=f"fc{a}-{i}", kind="linear", weight_shape=(b, a), bias=False) for i, (a, b) in enumerate(pairs)))
+    shapes = [(outputs, inputs) for inputs, outputs in pairwise(widths)]
+    return bare(*(Layer(name=f"fc{i}", kind="linear", weight_shape=s, bias=False) for i, s in enumerate(shapes)))
 
 
 def test_resnet18_has_the_bit_operations_of_hawqs_model_zoo() -> None:

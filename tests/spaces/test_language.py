@@ -104,7 +104,10 @@ def test_good_ratios(ratio: object) -> None:
     parse_space({"groups": [{"match": "*", "ratio": ratio}]}, small_inventory())
 
 
-@pytest.mark.parametrize("ratio", [1, 1.0, -0.1, "half", True, None, [0.1, 1.5], {"low": 0.5, "high": 1.0}, float("nan")])
+BAD_RATIOS = (1, 1.0, -0.1, "half", True, None, [0.1, 1.5], {"low": 0.5, "high": 1.0}, float("nan"))
+
+
+@pytest.mark.parametrize("ratio", BAD_RATIOS)
 def test_bad_ratios(ratio: object) -> None:
     with pytest.raises(ParetuneError, match=r"space.groups.ratio: a ratio is the share removed, in \[0, 1\), got"):
         parse_space({"groups": [{"match": "*", "ratio": ratio}]}, small_inventory())
@@ -162,7 +165,7 @@ def test_bad_bits(bits: object) -> None:
         ({"recover": {"lr": 0}}, "space.recover.lr: a learning rate is a finite number above 0, got 0"),
         ({"recover": {"lr": "high"}}, "a learning rate is a finite number above 0"),
         ({"recover": {"lr": float("inf")}}, "a learning rate is a finite number above 0"),
-        ({"recover": {"lr": {"low": 0, "high": 0.1, "log": True}}}, "space.recover.lr: a range needs.*low > 0 with log"),
+        ({"recover": {"lr": {"low": 0, "high": 0.1, "log": True}}}, "space.recover.lr: a range needs.*low > 0"),
         ({"recover": {"distill": "logit"}}, "space.recover.distill: distill is one of none, logits, got 'logit'"),
         ({"recover": {"distill": ["none", []]}}, "distill is one of"),
     ],

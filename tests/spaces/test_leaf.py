@@ -156,9 +156,7 @@ specs = st.one_of(
     st.tuples(st.integers(-9, 9), st.integers(0, 40), st.integers(1, 7)).map(
         lambda three: {"low": three[0], "high": three[0] + three[1], "step": three[2]}
     ),
-    st.tuples(st.integers(1, 9), st.integers(0, 40)).map(
-        lambda pair: {"low": pair[0], "high": sum(pair), "log": True}
-    ),
+    st.tuples(st.integers(1, 9), st.integers(0, 40)).map(lambda pair: {"low": pair[0], "high": sum(pair), "log": True}),
     st.lists(st.integers(-20, 20), min_size=1, max_size=6, unique=True),
 )
 

@@ -55,7 +55,10 @@ def test_a_maker_that_takes_anything_gets_everything() -> None:
     [
         ({"name": "mad"}, r"no task is called 'mad'\. Did you mean 'made'\? Known: made, needy"),
         ({}, r"no task is called 'None'"),
-        ({"_target_": "nowhere.task"}, r"task: _target_ 'nowhere.task' cannot be imported \(No module named 'nowhere'\)"),
+        (
+            {"_target_": "nowhere.task"},
+            r"task: _target_ 'nowhere.task' cannot be imported \(No module named 'nowhere'\)",
+        ),
         ({"_target_": "math.nothing"}, r"task: _target_ 'math.nothing' cannot be imported \(module 'math' has no"),
         ({"_target_": "task"}, r"task: _target_ 'task' cannot be imported"),
         ({"_target_": "math.pi"}, r"task: _target_ 'math.pi' is not callable"),
