@@ -1,7 +1,7 @@
 """How fast paretune is beside the training it drives: python benchmarks/speed.py [--quick] [--write].
 
-Times are "median (smallest – largest of n)". A limit is met if the median keeps it; "at best" means that only the
-smallest does, as on a machine with other work: then look at the load above the table and run it again.
+A limit is met if the median keeps it; "at best" means that only the fastest repeat does, as happens on a machine with
+other work: look at the load above the table and run it again.
 """
 
 import argparse
@@ -10,68 +10,55 @@ import shutil
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
-from io import StringIO
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import optuna
 import torch
-from optuna.distributions import BaseDistribution
-from optuna.samplers import NSGAIIISampler, NSGAIISampler
-from optuna.trial import FrozenTrial
+from long_study import BUDGET, LongStudy, resnet56
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from paretune.compress.criteria import Scores
 from paretune.compress.cut import cut
 from paretune.compress.groups import discover
-from paretune.compress.rates import plan_of
-from paretune.costs.table import COSTS, static_costs
+from paretune.costs.table import static_costs
 from paretune.findings import Trial
 from paretune.inventory import Inventory
-from paretune.outcome import Outcome, Rung
 from paretune.plan import Plan
 from paretune.profile import profile
-from paretune.records import to_plain
+from paretune.report.hypervolume import hypervolumes
 from paretune.search import driver, store
-from paretune.search.folder import write_json
+from paretune.search.driver import Driver
 from paretune.search.provenance import provenance
-from paretune.search.samplers import Reproducible
 from paretune.search.study import read_findings, run_study, write_report
-from paretune.spaces.leaf import Choice, Fixed, Leaf, Range
-from paretune.spaces.space import Question, Space
+from paretune.spaces.space import Space
 from paretune.tasks.digits import digits
-from paretune.tasks.resnet import Block, ResNet
-from paretune.tasks.task import TOP1_ERROR
 
-POPULATION = 16
-OBJECTIVES = ("top1_error", "size_bytes", "bops")
-BUDGET = {"size_bytes": 200_000.0}  # about half of the invented trials exceed it
-STAGES = ("cut", "quantize", "recalibrate", "score", "finetune", "freeze", "driver")
-PARTS = {  # disjoint pieces of the trial loop, by where the driver finds them
+COLUMNS = ("what", "median (fastest – slowest, repeats)", "limit", "met?")
+PARTS: dict[str, tuple[Any, str]] = {  # pieces of the trial loop that do not overlap
     "ask": (optuna.Study, "ask"),
-    "look for an unfinished trial": (driver, "unfinished"),
-    "suggest and plan": (driver.Driver, "_plan"),
-    "keep weights": (driver.Driver, "_keep"),
+    "suggest": (Space, "ask"),
+    "suggest again": (Space, "choices"),
+    "plan": (driver, "plan_of"),
+    "keep weights": (Driver, "_keep"),
     "tell": (driver, "tell"),
-    "read back": (driver.Driver, "_row"),
-    "drop weights": (driver.Driver, "_tidy"),
-    "log": (driver.Driver, "_log"),
+    "read back": (Driver, "_row"),
+    "drop weights": (Driver, "_tidy"),
+    "log": (Driver, "_log"),
+    "evaluate": (driver, "evaluate"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One row of the table. `times` are seconds, or shares if `share` is set; `limit` has the same unit."""
+    """One row of the table. `times` are seconds or, if `share`, shares of a whole; `limit` is in the same unit."""
 
     what: str
     times: Sequence[float]
@@ -79,25 +66,25 @@ class Line:
     share: bool = False
 
     def cells(self) -> tuple[str, str, str, str]:
-        """What is printed: what, measured, limit, met?"""
+        """The texts under `COLUMNS`."""
         show = _percent if self.share else _seconds
         middle, least, most = statistics.median(self.times), min(self.times), max(self.times)
-        measured = f"{show(middle)} ({show(least)} – {show(most)} of {len(self.times)})"
+        spread = f" ({show(least)} – {show(most)}, {len(self.times)})" if len(self.times) > 1 else ""
         if self.limit is None:
-            return self.what, measured, "", ""
+            return self.what, show(middle) + spread, "", ""
         met = "yes" if middle <= self.limit else "at best" if least <= self.limit else "NO"
-        return self.what, measured, f"≤ {show(self.limit)}", met
+        return self.what, show(middle) + spread, f"≤ {show(self.limit)}", met
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.2f} %"
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
-def timed(work: Callable[[], object], repeats: int) -> list[float]:
+def timed(work: Callable[[], object], repeats: int = 1) -> list[float]:
     """Seconds of each of `repeats` calls."""
     times = []
     for _ in range(repeats):
@@ -107,129 +94,167 @@ def timed(work: Callable[[], object], repeats: int) -> list[float]:
     return times
 
 
-# 1. The driver beside a digits trial, seen from outside
-
-
-def driver_lines(folder: Path, trials: int) -> Iterable[Line]:
-    """The share of a digits trial that is not compressing, recovering or scoring, and where it goes."""
+def driver_lines(folder: Path, trials: int) -> Iterator[Line]:
+    """What a digits trial costs beside compressing, recovering and scoring, seen from outside."""
     spent: dict[str, float] = defaultdict(float)
     ends: list[tuple[float, Trial]] = []
     with ExitStack() as patches:
         for label, (owner, name) in PARTS.items():
-            patches.enter_context(mock.patch.object(owner, name, _stopwatch(getattr(owner, name), label, spent)))
-        for owner, name in ((driver, "evaluate"), (driver.Driver, "_one")):
-            watched = _stopwatch(getattr(owner, name), name, spent)
-            patches.enter_context(mock.patch.object(owner, name, _marked(watched, ends) if name == "_one" else watched))
-        patches.enter_context(redirect_stderr(StringIO()))
+            patches.enter_context(mock.patch.object(owner, name, _watched(getattr(owner, name), label, spent)))
+        patches.enter_context(mock.patch.object(Driver, "_one", _marked(Driver._one, ends, spent)))
         run_study(digits(), sampler="nsga2", out=folder, trials=trials)
-    # From the end of one trial to the end of the next: everything the loop does is in it.
+    # From the end of one trial to the end of the next, so everything the loop does is in it; dense and twins are not.
     laps = [(end - start, row) for (start, _), (end, row) in pairwise(ends) if "driver" in row.seconds]
-    yield Line(what="digits trial, whole", times=[lap for lap, _ in laps])
-    overheads = [lap - worked(row) for lap, row in laps]
-    yield Line(what="  driver overhead", times=overheads)
+    overheads = [lap - _staged(row) for lap, row in laps]
     shares = [overhead / lap for overhead, (lap, _) in zip(overheads, laps, strict=True)]
-    yield Line(what="  driver overhead, share of the trial", times=shares, limit=0.05, share=True)
-    parts = {label: spent[label] for label in PARTS}
-    parts["static costs in evaluate"] = spent["evaluate"] - sum(worked(row) for _, row in ends)
-    parts["twins, constraints, rest"] = spent["_one"] - spent["evaluate"] - sum(
-        spent[label] for label in PARTS if label not in ("ask", "look for an unfinished trial")
-    )  # fmt: skip
-    for label in sorted(parts, key=parts.__getitem__, reverse=True)[:3]:
-        yield Line(what=f"  of it: {label} (mean)", times=[parts[label] / len(ends)])
+    yield Line(what="digits trial with nsga2", times=[lap for lap, _ in laps])
+    yield Line(what="- its driver overhead", times=overheads)
+    yield Line(what="- its driver overhead, share", times=shares, limit=0.05, share=True)
+    spent["static costs in evaluate"] = spent.pop("evaluate") - sum(_staged(row) for _, row in ends[1:])
+    for label in sorted(spent, key=spent.__getitem__, reverse=True)[:3]:
+        yield Line(what=f"- most of it: {label} (mean)", times=[spent[label] / (len(ends) - 1)])
 
 
-def _stopwatch(real: Callable[..., Any], label: str, spent: dict[str, float]) -> Callable[..., Any]:
+def _watched(real: Callable[..., Any], label: str, spent: dict[str, float]) -> Callable[..., Any]:
+    """`real`, adding its seconds to `spent[label]`."""
+
     @wraps(real)
     def watched(*args: Any, **kwargs: Any) -> Any:
         start = perf_counter()
-        try:
-            return real(*args, **kwargs)
-        finally:
-            spent[label] += perf_counter() - start
+        result = real(*args, **kwargs)
+        spent[label] += perf_counter() - start
+        return result
 
     return watched
 
 
-def _marked(real: Callable[..., Trial], ends: list[tuple[float, Trial]]) -> Callable[..., Trial]:
+def _marked(
+    real: Callable[..., Trial], ends: list[tuple[float, Trial]], spent: dict[str, float]
+) -> Callable[..., Trial]:
+    """`real`, noting when each trial ended."""
+
     @wraps(real)
     def marked(*args: Any) -> Trial:
         row = real(*args)
+        if not ends:
+            spent.clear()  # what came before the first lap
         ends.append((perf_counter(), row))
         return row
 
     return marked
 
 
-def worked(row: Trial) -> float:
+def _staged(row: Trial) -> float:
     """Seconds in the stages of `evaluate`."""
     return sum(seconds for stage, seconds in row.seconds.items() if stage != "driver")
 
 
-# 2 and 4. A long study of ResNet-56 with invented outcomes
+def cut_lines(repeats: int) -> Iterator[Line]:
+    """Finding the groups of ResNet-56 and taking half the channels of each."""
+    model, example = resnet56(), torch.randn(1, 3, 32, 32)
+    yield Line(what="ResNet-56: discovery", times=timed(lambda: discover(model, example), max(3, repeats // 4)))
+    inventory = discover(model, example)
+    kept = {group.name: tuple(range(0, group.channels, 2)) for group in inventory.groups}
+    yield Line(what="ResNet-56: cut to half", times=timed(lambda: cut(model, inventory, kept), repeats), limit=0.05)
 
 
-def resnet56() -> ResNet:
-    """CIFAR ResNet-56 (He et al. 2015, https://arxiv.org/abs/1512.03385), 1×1 projections, untrained."""
-    widths = (16,) * 10 + (32,) * 9 + (64,) * 9
-    model = ResNet((16, 32, 64), channels=3)
-    model.blocks = nn.Sequential(*(Block(a, b, 1 if a == b else 2) for a, b in pairwise(widths)))
-    return model.eval()
+def ask_lines(home: Path, long: LongStudy, trials: int) -> Iterator[Line]:
+    """Ask, suggest and tell on copies of the study in `home`."""
+    for sampler, limit in (("nsga2", 0.1), ("nsga3", None), ("tpe", 0.3), ("random", None)):
+        yield _asks(home, long, sampler, trials, limit)
 
 
-def space_of(inventory: Inventory, size: int) -> Space:
-    """A space with `size` open questions: shares, weight bits, a few activation bits, a criterion, a rate."""
-    groups, layers = [group.name for group in inventory.groups], [layer.name for layer in inventory.weighted]
-    ratios = 3 * size // 10
-    weights = round(0.85 * (size - 2 - ratios))
-    return Space(
-        ratios=_tied("ratio", groups, ratios, Range(low=0.0, high=0.8, step=0.05)),
-        weight_bits=_tied("weight_bits", layers, weights, Choice(options=(2, 3, 4, 6, 8))),
-        activation_bits=_tied("activation_bits", layers, size - 2 - ratios - weights, Choice(options=(4, 6, 8))),
-        criterion=Question(name="criterion", leaf=Choice(options=("l2", "l1"))),
-        epochs=Question(name="epochs", leaf=Fixed(value=3)),
-        lr=Question(name="lr", leaf=Range(low=0.003, high=0.05, log=True)),
-        distill=Question(name="distill", leaf=Fixed(value="logits")),
+def _asks(home: Path, long: LongStudy, sampler: str, trials: int, limit: float | None = None) -> Line:
+    folder = Path(shutil.copytree(home, home.with_name(f"{home.name}-{sampler}")))
+    study = long.open(folder, sampler)
+    long.turn(study)  # a real run has stored the parents of earlier generations by now
+    what = f"ask+suggest+tell: {sampler}, {long.size} parameters, {trials} trials"
+    return Line(what=what, times=[long.turn(study) for _ in range(10)], limit=limit)
+
+
+def open_lines(home: Path, long: LongStudy, trials: int, repeats: int) -> Iterator[Line]:
+    """Resuming and reporting the study in `home`."""
+
+    def fresh(work: Callable[[], object]) -> list[float]:
+        def anew() -> object:
+            store._entry.cache_clear()  # as in a new process
+            return work()
+
+        return timed(anew, repeats)
+
+    def resume() -> list[Trial]:
+        return [store.read_trial(trial, BUDGET) for trial in store.told(long.open(home, "nsga2"))]
+
+    name = f"{trials} trials of {long.size} parameters"
+    yield Line(what=f"{name}: open_study", times=fresh(lambda: long.open(home, "nsga2")))
+    yield Line(what=f"{name}: open and read as a resume does", times=fresh(resume), limit=2.0)
+    yield Line(what=f"{name}: read_findings", times=fresh(lambda: read_findings(home)))
+    yield Line(what=f"{name}: write_report", times=fresh(lambda: write_report(home)))
+    findings = read_findings(home)
+    yield Line(what=f"{name}: hypervolume of the progress line", times=timed(lambda: hypervolumes(findings), repeats))
+
+
+def cost_lines(home: Path, inventory: Inventory) -> Iterator[Line]:
+    """Static costs of the plans in `home`, each for the first time."""
+
+    def again(trial: Trial) -> Plan:
+        assert trial.plan is not None
+        return Plan(groups=trial.plan.groups, layers=trial.plan.layers)
+
+    plans = [again(trial) for trial in read_findings(home).trials[:100]]
+    times = [timed(lambda plan=plan: static_costs(profile(inventory, plan)))[0] for plan in plans]  # type: ignore[misc]
+    yield Line(what="ResNet-56: static costs of a plan", times=times)
+
+
+def measure(folder: Path, *, quick: bool) -> Iterator[Line]:
+    """All rows, one after another."""
+    trials, repeats = (100, 3) if quick else (1000, 7)
+    yield from cut_lines(repeats=3 * repeats)
+    inventory = discover(resnet56(), torch.randn(1, 3, 32, 32))
+    long, short = LongStudy(inventory=inventory, size=100), LongStudy(inventory=inventory, size=10)
+    long.build(folder / "long", trials)
+    yield from cost_lines(folder / "long", inventory)
+    yield from open_lines(folder / "long", long, trials, repeats)
+    yield from ask_lines(folder / "long", long, trials)
+    short.build(folder / "short", 100)
+    yield _asks(folder / "short", short, "gp", 100)
+    yield from driver_lines(folder / "digits", 8 if quick else 30)
+
+
+def heading(quick: bool) -> str:
+    """Where and when this was measured."""
+    facts = provenance({}, "")
+    machine, packages = facts["machine"], facts["packages"]
+    return (
+        f"{facts['date']}, commit {facts['commit']}, {machine['processor']}, {os.cpu_count()} cores, "
+        f"{machine['threads']} threads, load {os.getloadavg()[0]:.1f} before the start, Python {facts['python']}, "
+        f"torch {packages['torch']}, optuna {packages['optuna']}{', a quick run: smaller studies' if quick else ''}"
     )
 
 
-def _tied(key: str, names: Sequence[str], size: int, leaf: Leaf) -> tuple[Question, ...]:
-    parts = np.array_split(np.array(names), size)
-    return tuple(Question(name=f"{key}/{part[0]}", leaf=leaf, targets=tuple(map(str, part))) for part in parts)
+def markdown(title: str, lines: Sequence[Line]) -> str:
+    """The table for a page."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(line.cells() for line in lines)]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"# Speed\n\nWritten by `python benchmarks/speed.py --write`: {title}\n\n{table}\n"
 
 
-class Filed(Reproducible):
-    """Random answers, filed into generations for nsga2 and nsga3, which would else find no parents."""
+def main() -> None:
+    """Measure, print and perhaps write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="smaller studies, about a minute")
+    parser.add_argument("--write", action="store_true", help="also write benchmarks/speed.md")
+    chosen = parser.parse_args()
+    title, console = heading(chosen.quick), Console()
+    with tempfile.TemporaryDirectory() as folder, console.status("measuring"):
+        lines = list(measure(Path(folder), quick=chosen.quick))
+    table = Table(*COLUMNS, caption="a limit is met if the median keeps it")
+    for line in lines:
+        table.add_row(*line.cells())
+    console.print(title, table, sep="\n")
+    if chosen.write:
+        Path(__file__).with_suffix(".md").write_text(markdown(title, lines), encoding="utf-8")
 
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """As `Reproducible`."""
-        for kind in (NSGAIISampler, NSGAIIISampler):
-            key, generation = f"{kind.__name__}:generation", trial.number // POPULATION
-            study._storage.set_trial_system_attr(trial._trial_id, key, generation)
-        return super().sample_relative(study, trial, search_space)
 
-
-class LongStudy:
-    """A folder with a study of `size` parameters whose outcomes are made up, but as big as real ones."""
-
-    def __init__(self, folder: Path, inventory: Inventory, size: int, trials: int) -> None:
-        self.folder, self.inventory, self.space = folder, inventory, space_of(inventory, size)
-        self.random = np.random.default_rng(0)
-        self.scores: Scores = {
-            name: {group.name: self.random.random(group.channels) for group in inventory.groups} for name in ("l1", "l2")
-        }
-        self.identity = {"budget": BUDGET, "objectives": OBJECTIVES, "space": self.space.describe()}
-        folder.mkdir()
-        objectives = [TOP1_ERROR, *(COSTS[name].objective for name in OBJECTIVES[1:])]
-        facts = {**provenance({"task": "resnet56 invented", "seed": 0, "sampler": "random"}, "benchmarks/speed.py")}
-        write_json(folder / "provenance.json", {**facts, "objective_units": to_plain(objectives)})
-        write_json(folder / "inventory.json", to_plain(inventory))
-        study = self.open(folder)
-        study.sampler = self.sampler("random", kind=Filed)
-        for _ in range(trials):
-            self.turn(study)
-
-    def open(self, folder: Path) -> optuna.Study:
-        """The study in `folder`, as `carry_out` opens it."""
-        return store.open_study(folder, "long", OBJECTIVES, self.identity)
+if __name__ == "__main__":
+    main()

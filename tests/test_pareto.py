@@ -124,3 +124,8 @@ def test_the_knee_is_the_bend_whatever_the_units() -> None:
 def test_a_straight_front_has_its_knee_at_the_first_row() -> None:
     assert knee(np.array([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])) == 0
     assert knee(np.array([[7.0, 7.0]])) == 0
+
+
+def test_a_cost_named_twice_weighs_no_more() -> None:
+    bent = np.array([[0.0, 9.0], [1.0, 3.0], [2.0, 2.5], [8.0, 2.0], [9.0, 1.9]])
+    assert knee(np.column_stack([bent, bent[:, 1], bent[:, 1]])) == knee(bent)

@@ -62,9 +62,11 @@ def normalise(points: Array) -> Array:
 
 
 def knee(points: Array) -> int:
-    """The row of a front (n, objectives) that sits furthest below the plane through its extreme points.
+    """The row of a front (n, objectives) with the best trade-off of the first objective against the others' mean.
 
-    After normalising, that is the row with the smallest sum of objectives (Das 1999,
-    https://doi.org/10.1007/s001580050111, for a normalised front). Ties go to the first row.
+    After normalising, that is the row with the smallest sum of the two, the one furthest below the line through
+    the extremes (Das 1999, https://doi.org/10.1007/s001580050111). Costs rise and fall together, so several of them
+    are one side of the trade. Ties go to the first row.
     """
-    return int(np.argmin(normalise(np.asarray(points, dtype=float)).sum(axis=1)))
+    scaled = normalise(np.asarray(points, dtype=float))
+    return int(np.argmin(scaled[:, 0] + scaled[:, 1:].mean(axis=1)))

@@ -41,7 +41,8 @@ def from_plain(kind: type[T], plain: Any) -> T:
         return {key: from_plain(args[1], value) for key, value in plain.items()}  # type: ignore[return-value]
     if origin in (types.UnionType, typing.Union):
         options = [option for option in args if option is not type(None)]
-        return plain if plain is None or len(options) > 1 else from_plain(options[0], plain)
+        simple = plain is None or len(options) > 1
+        return typing.cast(T, plain if simple else from_plain(options[0], plain))
     return typing.cast(T, plain)
 
 
