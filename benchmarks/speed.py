@@ -1,7 +1,6 @@
 """How fast paretune is beside the training it drives: python benchmarks/speed.py [--quick] [--write].
 
-A limit is met if the median keeps it; "at best" means that only the fastest repeat does, as happens on a machine with
-other work: look at the load above the table and run it again.
+A limit is met if the median keeps it; "at best" if only the fastest repeat does, as on a machine with other work.
 """
 
 import argparse
@@ -12,8 +11,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import wraps
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -31,7 +29,6 @@ from paretune.compress.groups import discover
 from paretune.costs.table import static_costs
 from paretune.findings import Trial
 from paretune.inventory import Inventory
-from paretune.plan import Plan
 from paretune.profile import profile
 from paretune.report.hypervolume import hypervolumes
 from paretune.search import driver, store
@@ -116,9 +113,6 @@ def driver_lines(folder: Path, trials: int) -> Iterator[Line]:
 
 
 def _watched(real: Callable[..., Any], label: str, spent: dict[str, float]) -> Callable[..., Any]:
-    """`real`, adding its seconds to `spent[label]`."""
-
-    @wraps(real)
     def watched(*args: Any, **kwargs: Any) -> Any:
         start = perf_counter()
         result = real(*args, **kwargs)
@@ -131,9 +125,6 @@ def _watched(real: Callable[..., Any], label: str, spent: dict[str, float]) -> C
 def _marked(
     real: Callable[..., Trial], ends: list[tuple[float, Trial]], spent: dict[str, float]
 ) -> Callable[..., Trial]:
-    """`real`, noting when each trial ended."""
-
-    @wraps(real)
     def marked(*args: Any) -> Trial:
         row = real(*args)
         if not ends:
@@ -177,7 +168,8 @@ def open_lines(home: Path, long: LongStudy, trials: int, repeats: int) -> Iterat
 
     def fresh(work: Callable[[], object]) -> list[float]:
         def anew() -> object:
-            store._entry.cache_clear()  # as in a new process
+            if hasattr(store, "_entry"):
+                store._entry.cache_clear()  # as in a new process
             return work()
 
         return timed(anew, repeats)
@@ -196,12 +188,7 @@ def open_lines(home: Path, long: LongStudy, trials: int, repeats: int) -> Iterat
 
 def cost_lines(home: Path, inventory: Inventory) -> Iterator[Line]:
     """Static costs of the plans in `home`, each for the first time."""
-
-    def again(trial: Trial) -> Plan:
-        assert trial.plan is not None
-        return Plan(groups=trial.plan.groups, layers=trial.plan.layers)
-
-    plans = [again(trial) for trial in read_findings(home).trials[:100]]
+    plans = [replace(trial.plan) for trial in read_findings(home).trials[:100] if trial.plan is not None]
     times = [timed(lambda plan=plan: static_costs(profile(inventory, plan)))[0] for plan in plans]  # type: ignore[misc]
     yield Line(what="ResNet-56: static costs of a plan", times=times)
 
@@ -248,10 +235,10 @@ def main() -> None:
     title, console = heading(chosen.quick), Console()
     with tempfile.TemporaryDirectory() as folder, console.status("measuring"):
         lines = list(measure(Path(folder), quick=chosen.quick))
-    table = Table(*COLUMNS, caption="a limit is met if the median keeps it")
+    table = Table(*COLUMNS, title=title, caption="a limit is met if the median keeps it")
     for line in lines:
         table.add_row(*line.cells())
-    console.print(title, table, sep="\n")
+    console.print(table)
     if chosen.write:
         Path(__file__).with_suffix(".md").write_text(markdown(title, lines), encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """How much a channel matters: one score per unit of every group, computed once per study.
 
 A higher score means "keep". Every criterion scores a group's units from the layers that produce them;
-coupled layers are reduced by the mean of their scores.
+coupled layers are reduced by the mean (for `l2` of the squares, before the root).
 """
 
 from collections.abc import Callable, Mapping, Sequence

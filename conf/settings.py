@@ -52,6 +52,7 @@ class Settings:
     sampler: str = "nsga2"
     results_dir: str = "results"
     device: str = "auto"
+    threads: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -74,6 +75,8 @@ def parse_settings(plain: Mapping[str, Any]) -> Settings:
     if isinstance(values.get("study"), Mapping):
         values["study"] = _build(StudySettings, "study", values["study"])
     settings: Settings = _build(Settings, "", values)
+    if settings.threads is not None and settings.threads < 1:
+        raise ParetuneError(f"threads must be 1 or more, or null, got {settings.threads}")
     if settings.device not in DEVICES:
         raise ParetuneError(f"device has no option '{settings.device}'.{near_miss(settings.device, DEVICES)}")
     if not 2 <= len(settings.objectives) <= 3 or len(set(settings.objectives)) < len(settings.objectives):

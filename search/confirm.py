@@ -25,6 +25,7 @@ from paretune.search.bench import Bench, lay_out
 from paretune.search.evaluate import evaluate, quality_of
 from paretune.search.folder import kept_folder, read_json, write_json
 from paretune.search.study import read_findings, write_report
+from paretune.search.threads import threads_for
 from paretune.tasks.table import make_task
 from paretune.tasks.task import Split, Task
 
@@ -63,7 +64,8 @@ def export(
     trial = choose(findings, rule, under=under, drop=drop)
     settings = read_settings(folder)
     bench = lay_out(the_task(folder, findings, settings, task))
-    replays = _kept(folder, trial, bench, settings) if recover == "kept" else _full(trial, bench, settings)
+    with threads_for(bench.inventory, settings.threads):
+        replays = _kept(folder, trial, bench, settings) if recover == "kept" else _full(trial, bench, settings)
     best = min(replays, key=lambda replay: (replay.validated, replay.seed))
     words = _words(rule, under or findings.budget, drop)
     quality = findings.names[0]

@@ -1,6 +1,7 @@
 """The `paretune` command: study, report, export, verify, inspect. Errors are one line and exit code 2."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(COMMANDS[words[0]](words[1:]))
     except ParetuneError as error:
         print(f"paretune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"paretune: {error.strerror}{where}; make room, then run the same command to go on", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("paretune: stopped; nothing is lost, run the same command to go on", file=sys.stderr)

@@ -67,8 +67,8 @@ def evaluate(plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf) 
         frozen, model = compress(plan, bench, seed=seed, clock=clock, rungs=rungs)
         with clock.stage("score"):
             quality = quality_of(bench, model, bench.task.val)
-    except (ImpossiblePlan, MemoryError, RuntimeError) as problem:
-        # PyTorch reports a lack of memory, and a model that cannot run after a cut, as RuntimeError.
+    except (ImpossiblePlan, MemoryError, RuntimeError, ValueError) as problem:
+        # PyTorch reports a lack of memory, and a model that cannot run after a cut, as RuntimeError or ValueError.
         reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
         outcome = Outcome(status="failed", values=costs, rungs=tuple(rungs), seconds=clock.stages, reason=reason)
         return Trained(outcome=outcome)

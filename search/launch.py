@@ -16,7 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from paretune.conf.settings import Settings, parse_settings
 from paretune.errors import ParetuneError, near_miss
 
-
 INSPECT_HELP = """paretune inspect [key=value ...]: the layers, channel groups and dense costs of a task; runs nothing.
 
   paretune inspect task=digits                 a table

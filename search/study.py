@@ -35,6 +35,7 @@ from paretune.search.progress import progress
 from paretune.search.provenance import command_line, provenance
 from paretune.search.samplers import SAMPLERS, Reproducible
 from paretune.search.store import WORST_QUALITY, load_study, open_study, read_trial, told
+from paretune.search.threads import threads_for
 from paretune.spaces.language import parse_space
 from paretune.spaces.space import Space
 from paretune.tasks.task import Task
@@ -117,7 +118,8 @@ def carry_out(settings: Settings, task: Task) -> Study:
     bench = lay_out(task)
     space = parse_space(settings.space, bench.inventory)
     check_reach(settings, space, bench)
-    with sole_writer(settings.folder), _log_file(settings.folder):
+    threads = threads_for(bench.inventory, settings.threads)
+    with sole_writer(settings.folder), _log_file(settings.folder), threads:
         identity = identity_of(settings, task, space)
         study = open_study(settings.folder, settings.study.name, settings.objectives, identity)
         _write_facts(settings, bench.inventory, objectives, identity)

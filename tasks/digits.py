@@ -32,6 +32,8 @@ def digits(
     Raises:
         ParetuneError: `weights` cannot be read or does not fit.
     """
+    if not widths:
+        raise ParetuneError("task.widths needs at least one width, such as [16, 32, 64]")
     train, val, test = _roles()
     model = ResNet(tuple(widths))
     if weights is not None:
@@ -42,7 +44,7 @@ def digits(
     train, val, test = (split.to(device) for split in (train, val, test))
     return Task(
         name="digits", model=model, train=train, val=val, test=test, device=torch.device(device),
-        fingerprint=fingerprint(model, val.inputs),
+        fingerprint=fingerprint(model, *(t for split in (train, val, test) for t in (split.inputs, split.targets))),
         origin={"name": "digits", "seed": seed, "widths": list(widths), "weights": weights},
     )  # fmt: skip
 
@@ -69,12 +71,15 @@ def _train_once(model: nn.Module, train: InMemory, seed: int) -> None:
     if state := _cached(path):
         load_state(model, state)
         return
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
+        torch.set_num_threads(1)  # so that machines with more cores train the same weights
         torch.manual_seed(seed)
         for layer in model.modules():
             if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
                 layer.reset_parameters()
         _train(model, train, seed)
+    torch.set_num_threads(threads)
     save_state(model, path)
 
 

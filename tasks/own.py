@@ -67,7 +67,8 @@ def from_loaders(
         if len(split) == 0:
             raise ParetuneError(f"task '{name}': the {role} split is empty")
     model = model.to(where).eval()
-    inputs = next(iter(splits[1].batches(None)))[0]
+    firsts = [next(iter(split.batches(None))) for split in splits]
+    inputs = firsts[1][0]
     try:
         with torch.no_grad():
             model(inputs[:2])
@@ -76,7 +77,8 @@ def from_loaders(
         raise ParetuneError(f"task '{name}': the model's forward fails on {tuple(inputs.shape)}: {first}") from error
     return Task(
         name=name, model=model, train=splits[0], val=splits[1], test=splits[2], loss=loss, errors=errors,
-        quality=quality, fingerprint=fingerprint(model, inputs), origin={}, device=where,
+        quality=quality, origin={}, device=where,
+        fingerprint=fingerprint(model, *(tensor for pair in firsts for tensor in pair)),
     )  # fmt: skip
 
 

@@ -61,9 +61,11 @@ class Task:
         return next(iter(self.val.batches(None)))[0][:1]
 
 
-def fingerprint(model: nn.Module, inputs: Tensor) -> str:
-    """Sixteen hex digits that change when a weight of `model` or one of `inputs` does."""
-    seen = hashlib.sha256(inputs.cpu().numpy().tobytes())
+def fingerprint(model: nn.Module, *data: Tensor) -> str:
+    """Sixteen hex digits that change when a weight of `model` or a number in `data` does."""
+    seen = hashlib.sha256()
+    for tensor in data:
+        seen.update(tensor.cpu().numpy().tobytes())
     for key, tensor in sorted(model.state_dict().items()):
         seen.update(key.encode())
         seen.update(tensor.cpu().numpy().tobytes())

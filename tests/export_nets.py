@@ -12,7 +12,6 @@ from paretune.inventory import Inventory
 from paretune.plan import GroupPlan, LayerPlan, Plan
 
 
-
 class Mixed(nn.Module):
     """Residual, concat, depthwise, grouped, tokens, batch norms that fold and one that cannot."""
 

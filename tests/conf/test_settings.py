@@ -73,7 +73,7 @@ def test_a_missing_study_name_is_named() -> None:
     [
         ({"sampeler": "tpe"}, "no config key is called 'sampeler'. Did you mean 'sampler'"),
         ({3: 3}, "no config key is called '3'"),
-        ({"study": {"name": "x", "trial": 3}}, "no config key is called 'study.trial'. Did you mean 'trials'"),
+        ({"study": {"name": "x", "trial": 3}}, "no config key is called 'study.trial'. Did you mean 'study.trials'"),
     ],
 )
 def test_an_unknown_key_gets_the_near_miss(changes: dict[Any, Any], match: str) -> None:
@@ -99,7 +99,10 @@ WRONG = [
     ("sampler", 2, "sampler must be a word, got 2"),
     ("sampler", None, "sampler must be a word, got None"),
     ("results_dir", 1.5, "results_dir must be a word"),
+    ("threads", 0, "threads must be 1 or more, or null, got 0"),
+    ("threads", "two", "threads must be a whole number, got 'two'"),
     ("device", True, "device must be a word"),
+    ("device", "gpu", "device has no option 'gpu'. Did you mean 'cpu'"),
 ]
 
 

@@ -245,3 +245,22 @@ def test_the_log_names_every_trial(study):
     assert "trial 0 done" in text
     assert "[dense]" in text
     assert not [h for h in logging.getLogger("paretune").handlers if isinstance(h, logging.FileHandler)]
+
+
+def test_minutes_stop_the_asking_and_an_empty_study_has_a_page(task, tmp_path):
+    study = run_study(task, space=SPACE, trials=50, minutes=1e-9, out=tmp_path / "tiny")
+    assert study.findings().trials == ()
+    assert (study.folder / "report.html").exists()
+    with pytest.raises(ParetuneError, match="has no finished trial to pick from"):
+        study.export("knee", tmp_path / "model")
+
+
+def test_small_networks_compute_with_one_thread_and_the_callers_setting_returns(task, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        study = run_study(task, space=SPACE, trials=1, out=tmp_path / "tiny")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert study.findings().provenance["machine"]["threads"] == 1
