@@ -60,13 +60,13 @@ def inspect_command(arguments: Sequence[str]) -> int:
 def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings], None]) -> int:
     """Compose the config from `arguments` and call `run` with it, once or, with --multirun, once per job."""
 
-    refused: list[ParetuneError] = []
+    refused: list[Exception] = []
 
     @hydra.main(config_path="pkg://paretune.conf", config_name="config", version_base="1.3")
     def job(config: DictConfig) -> None:
         try:
             run(parse_settings(_plain(config)))
-        except ParetuneError as error:
+        except (ParetuneError, OSError) as error:
             refused.append(error)  # Hydra would print a line of its own above ours
 
     # Hydra reads sys.argv, and prints and swallows exceptions unless it is told to let them through.
