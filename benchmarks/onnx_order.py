@@ -1,6 +1,6 @@
 """What the place of Clip costs in onnxruntime (decision 5): python benchmarks/onnx_order.py [--write], a minute.
 
-"last" is the exported graph; in "first" each Clip stands before its QuantizeLinear. PyTorch says what is right.
+"last" is the exported graph; in "first" each Clip stands before its QuantizeLinear. Differing: from PyTorch, in top-1.
 """
 
 import argparse
@@ -31,8 +31,8 @@ SEED, IMAGES, BATCH, REPEATS = 0, 2000, 256, 7
 BITS = ((8, 8), (4, 8), (4, 4), (2, 8))  # weights, activations
 ROUNDS_BIASES = "WeightBiasQuantization"  # onnxruntime's name for its optimisation
 COLUMNS = (
-    "net", "bits w/a", "Clip", "loads: default / no optimisation", "biases rounded / integer kernels",
-    "predictions differing", f"the same without {ROUNDS_BIASES}", "max logit difference", "ms per 1,000", "ratio to last",
+    "net", "bits w/a", "Clip", "loads: default / no optimisation", "biases rounded / integer kernels", "differing of N",
+    f"the same without {ROUNDS_BIASES}", "max logit difference", "ms per 1,000 images", "ratio to last",
 )  # fmt: skip
 Floats = NDArray[np.float32]
 Run = Callable[[list[Floats]], Floats]  # batches of images to all logits (n, classes)

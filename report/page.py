@@ -5,9 +5,9 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from paretune.files import write_text
 from paretune.findings import Findings
 from paretune.report import sections, verdict
-from paretune.report.atomic import write_text
 from paretune.report.markup import paragraph
 from paretune.report.style import CSS
 from paretune.report.text import counted

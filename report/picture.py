@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from paretune.files import write_text
 from paretune.findings import Findings
-from paretune.report.atomic import write_text
 from paretune.report.axis import ticks
 from paretune.report.fronts import FrontInfo, Series, front_info
 from paretune.report.style import BLUE, FONT, GREY, INK, ORANGE, RED

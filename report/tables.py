@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from paretune.files import write_text
 from paretune.findings import Findings, Trial
 from paretune.inventory import Inventory
 from paretune.plan import LayerPlan, Plan
-from paretune.report.atomic import write_text
 from paretune.report.hypervolume import hypervolumes
 from paretune.report.stages import stage_names, total_seconds
 

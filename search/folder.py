@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paretune.errors import ParetuneError
+from paretune.files import write_text
 
 JOURNAL = "study.journal"
 
@@ -67,13 +68,6 @@ def mend_journal(path: Path) -> str:
                 file.truncate(sum(map(len, lines[:-1])))
             return f"the last line of {path} was unfinished and has been cut"
     return ""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,6 +18,7 @@ from paretune.conf.settings import Settings, parse_settings
 from paretune.costs.table import COSTS, static_costs
 from paretune.errors import ParetuneError, near_miss, pick
 from paretune.export.verify import Verdict
+from paretune.files import write_text
 from paretune.findings import Confirmation, Findings, Objective
 from paretune.inventory import Inventory
 from paretune.plan import DENSE
@@ -30,7 +31,7 @@ from paretune.report.tables import front_table, write_tables
 from paretune.search.bench import Bench, lay_out, study_scores
 from paretune.search.controls import controls_of
 from paretune.search.driver import Driver
-from paretune.search.folder import read_json, sole_writer, write_json, write_text
+from paretune.search.folder import read_json, sole_writer, write_json
 from paretune.search.progress import progress
 from paretune.search.provenance import command_line, provenance
 from paretune.search.samplers import SAMPLERS, Reproducible

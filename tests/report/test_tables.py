@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from report_fakes import fake_findings
 
-from paretune.report import atomic
+from paretune import files
 from paretune.report.tables import front_table, trials_table, write_tables
 
 FIRST = ["trial", "kind", "label", "status", "reason", "same_as", "feasible", "on_front"]
@@ -89,9 +89,9 @@ def test_hypervolume_is_the_running_one():
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = atomic.write_text(tmp_path / "report.html", "old")
-    monkeypatch.setattr(atomic.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    path = files.write_text(tmp_path / "report.html", "old")
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        atomic.write_text(path, "new")
+        files.write_text(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "old"
