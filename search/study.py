@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import yaml
 
@@ -136,11 +137,11 @@ def carry_out(settings: Settings, task: Task) -> Study:
         )  # fmt: skip
         try:
             with progress(settings.study.trials) as watch:
-                facts = read_findings(settings.folder)
+                facts = read_findings(settings.folder, study)
                 driver.watch = lambda rows: watch.show(rows, lambda: _volume(facts, rows))
                 driver.run()
         finally:
-            write_report(settings.folder)
+            write_report(settings.folder, study)
     return Study(folder=settings.folder, task=task)
 
 
@@ -197,15 +198,15 @@ def identity_of(settings: Settings, task: Task, space: Space) -> dict[str, Any]:
     }
 
 
-def read_findings(folder: Path) -> Findings:
-    """A study's folder as plain rows; needs neither the model nor its data.
+def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
+    """A study's folder as plain rows; needs neither the model nor its data. An open `study` is not read again.
 
     Raises:
         ParetuneError: the folder is not a study's, or is damaged.
     """
     facts = read_json(folder / "provenance.json")
     inventory = from_plain(Inventory, read_json(folder / "inventory.json"))
-    study = load_study(folder)
+    study = study or load_study(folder)
     objectives = tuple(from_plain(Objective, plain) for plain in facts.pop("objective_units"))
     budget = study.user_attrs["identity"]["budget"]
     dense = static_costs(profile(inventory, DENSE))
@@ -219,9 +220,9 @@ def read_findings(folder: Path) -> Findings:
     )  # fmt: skip
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, study: optuna.Study | None = None) -> Path:
     """Write the tables, the picture and the page of a study; returns the page's path."""
-    findings = read_findings(folder)
+    findings = read_findings(folder, study)
     write_tables(findings, folder)
     front_svg(findings, folder / "front.svg")
     return write_page(findings, folder)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -23,27 +23,44 @@ def to_plain(record: Any) -> Any:
     return record
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+Reader = Callable[[Any], Any]
 
 
 def from_plain(kind: type[T], plain: Any) -> T:
     """The inverse of `to_plain`: rebuilds a dataclass of type `kind`, its tuples and nested records."""
+    return typing.cast(T, _reader(typing.cast(Any, kind))(plain))
+
+
+@cache
+def _reader(kind: Any) -> Reader:
+    """How to read a `kind`, worked out once: a long study reads a hundred thousand records."""
     if dataclasses.is_dataclass(kind):
-        hints = _hints(kind)
-        return kind(**{name: from_plain(hints[name], value) for name, value in plain.items()})
+        return _record_reader(kind)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and args[-1] is Ellipsis:
+        read = _reader(args[0])
+        return tuple if read is _as_it_is else lambda plain: tuple(map(read, plain))
     if origin is tuple:
-        inner = args[:1] * len(plain) if args[-1] is Ellipsis else args
-        return tuple(map(from_plain, inner, plain))  # type: ignore[return-value]
+        reads = tuple(map(_reader, args))
+        return lambda plain: tuple(read(value) for read, value in zip(reads, plain, strict=True))
     if origin is dict:
-        return {key: from_plain(args[1], value) for key, value in plain.items()}  # type: ignore[return-value]
+        read = _reader(args[1])
+        return dict if read is _as_it_is else lambda plain: {key: read(value) for key, value in plain.items()}
     if origin in (types.UnionType, typing.Union):
         options = [option for option in args if option is not type(None)]
-        simple = plain is None or len(options) > 1
-        return typing.cast(T, plain if simple else from_plain(options[0], plain))
-    return typing.cast(T, plain)
+        read = _reader(options[0]) if len(options) == 1 else _as_it_is
+        return lambda plain: None if plain is None else read(plain)
+    return _as_it_is
+
+
+def _record_reader(kind: Any) -> Reader:
+    readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
+    nested = {name: read for name, read in readers.items() if read is not _as_it_is}
+    return lambda plain: kind(**plain | {name: read(plain[name]) for name, read in nested.items() if name in plain})
+
+
+def _as_it_is(plain: Any) -> Any:
+    return plain
 
 
 def digest(record: Any) -> str:

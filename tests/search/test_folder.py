@@ -1,4 +1,4 @@
-"""One writer, whole files, a journal that survives a kill."""
+"""One writer, whole files."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from paretune.errors import ParetuneError
-from paretune.search.folder import drop_kept, kept_folder, mend_journal, read_json, sole_writer, write_json
+from paretune.search.folder import drop_kept, kept_folder, read_json, sole_writer, write_json
 
 
 def test_a_second_writer_is_told_who_is_first(tmp_path):
@@ -34,22 +34,6 @@ def test_optunas_stale_lock_is_removed(tmp_path):
     (tmp_path / "study.journal.lock").symlink_to("study.journal")
     with sole_writer(tmp_path):
         assert not (tmp_path / "study.journal.lock").is_symlink()
-
-
-@pytest.mark.parametrize("tail", [b'{"op', b'{"op": 1}', b"\x00\x00"])
-def test_an_unfinished_last_line_is_cut(tmp_path, tail):
-    journal = tmp_path / "study.journal"
-    journal.write_bytes(b'{"op": 0}\n{"op": 5}\n' + tail)
-    assert "has been cut" in mend_journal(journal)
-    assert journal.read_bytes() == b'{"op": 0}\n{"op": 5}\n'
-    assert mend_journal(journal) == ""
-
-
-def test_damage_before_the_last_line_is_not_guessed_at(tmp_path):
-    journal = tmp_path / "study.journal"
-    journal.write_bytes(b'{"op": 0}\n{"op": \n{"op": 5}\n')
-    with pytest.raises(ParetuneError, match="line 2 is damaged"):
-        mend_journal(journal)
 
 
 def test_only_wanted_weights_are_kept(tmp_path):
