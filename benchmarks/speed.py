@@ -34,7 +34,8 @@ from paretune.report.hypervolume import hypervolumes
 from paretune.search import driver, store
 from paretune.search.driver import Driver
 from paretune.search.provenance import provenance
-from paretune.search.study import read_findings, run_study, write_report
+from paretune.search.read import read_findings, write_report
+from paretune.search.study import run_study
 from paretune.spaces.space import Space
 from paretune.tasks.digits import digits
 

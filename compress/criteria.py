@@ -55,9 +55,9 @@ def taylor(dense: Dense, group: Group) -> NDArray[np.float64]:
 def bn_scale(dense: Dense, group: Group) -> NDArray[np.float64]:
     """Absolute batch-norm scale (Liu et al. 2017, Network Slimming, https://arxiv.org/abs/1708.06519).
 
-    A group without batch norm is scored by `l2`: scores are only compared inside a group.
+    A group without a batch norm that has a scale is scored by `l2`: scores are only compared inside a group.
     """
-    norms = [member for member in group.producers if dense.kinds[member.layer] == "norm"]
+    norms = [m for m in group.producers if dense.kinds[m.layer] == "norm" and dense.modules[m.layer].weight is not None]
     if not norms:
         return l2(dense, group)
     return _mean([_per_unit(_weight(dense, norm).abs(), norm) for norm in norms])

@@ -117,4 +117,7 @@ def _resize(module: nn.Module, depthwise: bool) -> None:
         module.groups = module.out_channels if depthwise else module.groups
         module.in_channels = module.weight.shape[1] * module.groups
     elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        module.num_features = module.weight.shape[0]
+        # Without a weight there are running statistics: a norm that holds neither is no layer of the inventory.
+        held = module.running_mean if module.weight is None else module.weight
+        assert held is not None
+        module.num_features = len(held)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from paretune.compress.cut import cut
-from paretune.compress.quantize import ActivationQuantizer, quantized_weight, weight_codes
+from paretune.compress.layers import own_floats
+from paretune.compress.quantize import ActivationQuantizer, Arguments, quantized_weight, weight_codes, with_input
 from paretune.errors import ParetuneError
 from paretune.frozen import Frozen, FrozenLayer
 from paretune.inventory import Inventory, Layer
@@ -43,8 +44,7 @@ def thaw(dense: nn.Module, inventory: Inventory, plan: Plan, frozen: Frozen) -> 
         if layer.name not in frozen.layers:
             raise ParetuneError(f"the frozen model has no layer '{layer.name}'; it belongs to another model")
         _thaw_layer(model.get_submodule(layer.name), layer.name, frozen.layers[layer.name])
-    for norm in inventory.folded:
-        model.set_submodule(norm, nn.Identity())
+    _take_out(model, inventory.folded)
     _thaw_rest(model, inventory, frozen)
     return model
 
@@ -115,12 +115,12 @@ def _weight(module: nn.Module, factor: Doubles) -> tuple[NDArray[Any], NDArray[n
 
 
 def _rest_keys(model: nn.Module, inventory: Inventory) -> list[str]:
-    """The float entries of the state that belong to no convolution, linear layer or folded norm."""
-    taken = inventory.folded | {layer.name for layer in inventory.weighted}
-    owners = tuple(f"{name}." for name in taken)
-    return [
-        key for key, value in model.state_dict().items() if value.is_floating_point() and not key.startswith(owners)
-    ]
+    """The float entries of the state that belong to no convolution, linear layer or folded norm.
+
+    They are listed as `watch` counts them: a module that has two names is stored once.
+    """
+    plain = [x.name for x in inventory.layers if x.kind in ("norm", "other") and x.name not in inventory.folded]
+    return [f"{name}.{key}".lstrip(".") for name in plain for key in own_floats(model.get_submodule(name))]
 
 
 def _thaw_layer(module: Any, name: str, layer: FrozenLayer) -> None:
@@ -136,11 +136,19 @@ def _thaw_layer(module: Any, name: str, layer: FrozenLayer) -> None:
     module.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     if layer.activation_bits < FLOAT:
         module.activation_rounding = ActivationRounding(layer.step, layer.low, layer.high).to(device)
-        module.register_forward_pre_hook(_round_input)
+        module.register_forward_pre_hook(_round_input, with_kwargs=True)
 
 
-def _round_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.activation_rounding(inputs[0]), *inputs[1:])
+def _take_out(model: nn.Module, folded: frozenset[str]) -> None:
+    """An identity in place of every folded norm, under all names it has: `self.norm` may also be in `self.body`."""
+    norms = {model.get_submodule(name) for name in folded}
+    names = [name for name, module in model.named_modules(remove_duplicate=False) if module in norms]
+    for name in names:
+        model.set_submodule(name, nn.Identity())
+
+
+def _round_input(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
+    return with_input(layer.activation_rounding, inputs, named)
 
 
 def _thaw_rest(model: nn.Module, inventory: Inventory, frozen: Frozen) -> None:

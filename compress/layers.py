@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from paretune.errors import ParetuneError
 from paretune.inventory import Kind, Layer
 
+STATISTICS = ("running_mean", "running_var")
 Shapes = tuple[tuple[int, ...], tuple[int, ...], int]  # input and output without the batch axis, numbers in the output
 
 
@@ -23,7 +24,7 @@ class Watched:
 
 
 def watch(model: nn.Module, example: Tensor) -> Watched:
-    """Every module that owns parameters, in order of its first call; modules never called come last as "other".
+    """Every module with floats in its own state, in order of its first call; those never called come last as "other".
 
     `model` should be in eval mode; nothing in it is changed. Positions are counted per sample of `example` (N, ...), so
     a model that folds views into the batch axis is charged for all of them.
@@ -31,9 +32,9 @@ def watch(model: nn.Module, example: Tensor) -> Watched:
     Raises:
         ParetuneError: the forward fails on `example`.
     """
-    owners = {name: module for name, module in model.named_modules() if _own(module)}
+    owners = {name: module for name, module in model.named_modules() if own_floats(module)}
     calls: dict[str, list[Shapes]] = {}
-    handles = [module.register_forward_hook(_recorder(name, calls)) for name, module in owners.items()]
+    handles = [module.register_forward_hook(_recorder(name, calls), with_kwargs=True) for name, module in owners.items()]
     try:
         with torch.no_grad():
             model(example)
@@ -45,9 +46,17 @@ def watch(model: nn.Module, example: Tensor) -> Watched:
             handle.remove()
     order = [*calls, *(name for name in owners if name not in calls)]
     layers = tuple(_layer(name, owners[name], calls.get(name, []), len(example)) for name in order)
-    tied = Counter(id(parameter) for module in owners.values() for parameter in _own(module))
-    twice = {name for name, module in owners.items() if any(tied[id(parameter)] > 1 for parameter in _own(module))}
+    own = {name: [id(tensor) for tensor in own_floats(module).values()] for name, module in owners.items()}
+    tied = Counter(tensor for held in own.values() for tensor in held)
+    twice = {name for name, held in own.items() if any(tied[tensor] > 1 for tensor in held)}
     return Watched(layers=layers, shared=frozenset(twice | {name for name, seen in calls.items() if len(seen) > 1}))
+
+
+def own_floats(module: nn.Module) -> dict[str, Tensor]:
+    """The float tensors that a state dict holds of `module` itself, not of its children, by their short names."""
+    buffers = {key: tensor for key, tensor in module._buffers.items() if key not in module._non_persistent_buffers_set}
+    own = {**module._parameters, **buffers}
+    return {key: tensor for key, tensor in own.items() if tensor is not None and tensor.is_floating_point()}
 
 
 def first_line(error: BaseException) -> str:
@@ -64,40 +73,45 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
-def _own(module: nn.Module) -> list[nn.Parameter]:
-    return list(module.parameters(recurse=False))
-
-
 def _recorder(name: str, calls: dict[str, list[Shapes]]) -> Any:
-    def record(_: nn.Module, given: Any, made: Any) -> None:
-        entered, left = (next(tensors(value), torch.empty(0)) for value in (given, made))
+    def record(_: nn.Module, given: Any, named: Any, made: Any) -> None:
+        entered, left = (next(tensors(value), torch.empty(0)) for value in ((given, named), made))
         calls.setdefault(name, []).append((tuple(entered.shape[1:]), tuple(left.shape[1:]), left.numel()))
 
     return record
 
 
 def _kind(module: nn.Module, called: bool) -> Kind:
-    """A parametrised or weight-normed layer rebuilds its weight on every call, so a slice would not last: "other"."""
-    if not called or next(module.children(), None) is not None or module._parameters.get("weight") is None:
+    """A parametrised or weight-normed layer rebuilds its weight on every call, so a slice would not last: "other".
+
+    So is a layer that holds more than its class does, since nobody knows how that would be cut.
+    """
+    held = set(own_floats(module))
+    if not called or next(module.children(), None) is not None:
+        return "other"
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return "norm" if held <= {"weight", "bias", *STATISTICS} else "other"
+    if "weight" not in held or not held <= {"weight", "bias"}:
         return "other"
     if isinstance(module, (nn.Conv1d, nn.Conv2d)):
         return "conv"
-    if isinstance(module, nn.Linear):
-        return "linear"
-    return "norm" if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) else "other"
+    return "linear" if isinstance(module, nn.Linear) else "other"
 
 
 def _layer(name: str, module: nn.Module, calls: list[Shapes], batch: int) -> Layer:
-    kind = _kind(module, bool(calls))
-    numel = sum(parameter.numel() for parameter in _own(module))
-    shape = (numel,) if kind == "other" else tuple(module.get_parameter("weight").shape)
+    kind, own = _kind(module, bool(calls)), own_floats(module)
+    learned = sum(tensor.numel() for tensor in own.values() if isinstance(tensor, nn.Parameter))
+    # A batch norm without weight has running statistics, or it would hold nothing and not be here.
+    shape = (learned,) if kind == "other" else tuple(own.get("weight", own.get(STATISTICS[0], torch.empty(0))).shape)
     given, made, _ = calls[0] if calls else ((), (), 0)
     weighted = kind in ("conv", "linear")
     return Layer(
         name=name,
         kind=kind,
         weight_shape=shape,
-        bias=kind != "other" and module._parameters.get("bias") is not None,
+        bias=kind != "other" and "bias" in own,
+        affine="weight" in own or kind != "norm",
+        buffers=sum(tensor.numel() for tensor in own.values()) - learned,
         groups=int(getattr(module, "groups", 1)) if kind == "conv" else 1,
         positions=sum(count for *_, count in calls) // (shape[0] * batch) if weighted else 1,
         input_shape=given,

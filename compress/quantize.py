@@ -4,6 +4,7 @@ Weights get a parametrization, activations a pre-hook on the layer that reads th
 a model does with `layer.weight` sees quantized values. Zero is always a level and stays exactly zero.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch.nn.utils import parametrize
 
 from paretune.errors import ImpossiblePlan
 from paretune.plan import FLOAT, Plan
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional and named, as a forward hook gets them
 
 FRACTIONS = 48  # candidate clipping points tried when a step is initialised
 SAMPLE = 16384  # activation values looked at per layer when its step is initialised
@@ -105,12 +108,13 @@ class ActivationQuantizer(nn.Module):
         self.bits, self.low, self.high = bits, 0, 0
         self.step = nn.Parameter(torch.ones(()))
 
-    def calibrate(self, x: Tensor) -> None:
-        """Set range and step from a batch `x` of any shape."""
+    def calibrate(self, x: Tensor) -> Tensor:
+        """Set range and step from a batch `x` of any shape, and hand it back as it is."""
         self.low, self.high = activation_range(self.bits, signed=bool(x.min() < 0))
         flat = x.detach().flatten()
         flat = flat[:: flat.numel() // SAMPLE | 1]  # odd, or it would see the same columns of every row
         self.step.data = best_step(flat[None], self.low, self.high)[0]
+        return x
 
     def positive_step(self) -> Tensor:
         """The step, a scalar kept away from zero."""
@@ -139,14 +143,22 @@ def quantize(model: nn.Module, plan: Plan) -> nn.Module:
             parametrize.register_parametrization(layer, "weight", WeightQuantizer(weight, row.weight_bits))
         if row.activation_bits < FLOAT:
             layer.activation_quantizer = ActivationQuantizer(row.activation_bits).to(next(layer.parameters()).device)
-            layer.register_forward_pre_hook(_quantize_input)
+            layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
     return model
 
 
-def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def with_input(change: Callable[[Tensor], Tensor], inputs: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
+    """The arguments of a layer's call with `change` applied to its first one, be it `layer(x)` or `layer(input=x)`."""
+    if inputs:
+        return (change(inputs[0]), *inputs[1:]), named
+    key = "input" if "input" in named else next(iter(named))
+    return (), {**named, key: change(named[key])}
+
+
+def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
     quantizer = layer.activation_quantizer
     assert isinstance(quantizer, ActivationQuantizer)
-    return (quantizer(inputs[0]), *inputs[1:])
+    return with_input(quantizer, inputs, named)
 
 
 @torch.no_grad()
@@ -155,13 +167,13 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     layer sees inputs that the layers before it have already quantized.
     """
 
-    def first_look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def first_look(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         quantizer = layer.activation_quantizer
         assert isinstance(quantizer, ActivationQuantizer)
-        quantizer.calibrate(inputs[0])
+        with_input(quantizer.calibrate, inputs, named)
 
     quantized = [layer for layer in model.modules() if hasattr(layer, "activation_quantizer")]
-    hooks = [layer.register_forward_pre_hook(first_look, prepend=True) for layer in quantized]
+    hooks = [layer.register_forward_pre_hook(first_look, prepend=True, with_kwargs=True) for layer in quantized]
     model.eval()
     try:
         model(images)

@@ -77,12 +77,11 @@ def finetune(
     teacher: Teacher,
     seeds: Callable[[int], int],
     tick: Tick = no_tick,
-    after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
     """Train `model` in place for `recovery.epochs`: SGD with momentum 0.9, warm-up over a tenth, then cosine.
 
     `seeds(epoch)` fixes each epoch's order and augmentation. `tick` is called before every batch and may
-    raise to stop; `after_epoch` gets the number of finished epochs.
+    raise to stop.
 
     Raises:
         ImpossiblePlan: the loss is not finite.
@@ -90,7 +89,7 @@ def finetune(
     if recovery.epochs == 0:
         return
     optimizer = torch.optim.SGD(_parameters(model), lr=recovery.lr, momentum=0.9, nesterov=True)
-    steps = recovery.epochs * sum(1 for _ in teacher.split.batches(seeds(0)))
+    steps = recovery.epochs * teacher.split.steps()
     # The middle of each step: at its start the first would have a learning rate of zero.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _shape((step + 0.5) / max(1, steps)))
     for epoch in range(recovery.epochs):
@@ -105,7 +104,6 @@ def finetune(
                 torch.autograd.backward(value)
                 optimizer.step()
                 schedule.step()
-        after_epoch(epoch + 1)
 
 
 @contextmanager

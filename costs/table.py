@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from paretune.findings import Objective
+from paretune.frozen import HEADER_BYTES
 from paretune.plan import FLOAT
 from paretune.profile import Profile, Row
-
-HEADER_BYTES = 168  # what safetensors writes before the payload: its length field and the tensors' names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

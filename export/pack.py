@@ -15,10 +15,9 @@ from safetensors.numpy import load, save
 
 from paretune.compress.quantize import weight_levels
 from paretune.errors import ParetuneError
-from paretune.frozen import Frozen, FrozenLayer
+from paretune.frozen import HEADER_BYTES, Frozen, FrozenLayer
 from paretune.plan import FLOAT
 
-HEADER_BYTES = 168  # 8 for the header's length and 160 of JSON and blanks, whatever the model
 Floats = NDArray[np.float32]
 
 

@@ -11,7 +11,7 @@ from paretune.pareto import nondominated
 from paretune.report.axis import Axis, axis
 from paretune.report.hover import hover
 from paretune.report.picks import ask, dense_pick
-from paretune.report.text import count, human, label
+from paretune.report.text import count, label, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,8 @@ def _confirmed(findings: Findings, across: Objective, up: Objective) -> Series:
 
 def _confirmed_hover(row: Confirmation, unit: str) -> tuple[str, ...]:
     how = "kept weights" if row.recover == "kept" else f"full recovery, {count(len(row.confirmed), 'seed')}"
-    mean = float(np.mean(row.confirmed))
-    return (f"trial {row.trial}, {how}", f"found on val: {human(row.found, unit)}", f"test: {human(mean, unit)}")
+    val = f"found {spread((row.found,), unit)}, replayed {spread(row.validated, unit)}"
+    return (f"trial {row.trial}, {how}", f"val: {val}", f"test: {spread(row.confirmed, unit)}")
 
 
 def _line(findings: Findings, x: int, y: int) -> tuple[tuple[float, float], ...]:

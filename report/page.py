@@ -7,14 +7,14 @@ from plotly.offline import get_plotlyjs
 
 from paretune.files import write_text
 from paretune.findings import Findings
-from paretune.report import sections, verdict
+from paretune.report import origin, sections, verdict
 from paretune.report.markup import paragraph
 from paretune.report.style import CSS
 from paretune.report.text import counted
 
 SECTIONS = (
     sections.summary, sections.fronts, sections.progress, sections.layers, sections.choices,
-    sections.failed, sections.time, sections.commands, sections.provenance,
+    sections.failed, sections.time, origin.commands, origin.provenance,
 )  # fmt: skip
 
 

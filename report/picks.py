@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from paretune.choose import choose
 from paretune.errors import ParetuneError
 from paretune.findings import Findings, Trial
-from paretune.report.text import human, label
+from paretune.report.text import finished, human, label
 
 GOAL = 0.01  # "within one point of the dense model", a share
 
@@ -45,7 +45,7 @@ def picks(findings: Findings) -> tuple[Pick, ...]:
         limits = " and ".join(limit_text(findings, name, limit) for name, limit in findings.budget.items())
         rows.append(ask(findings, f"best under {limits}", "budget"))
     best = next((trial for trial in findings.front if trial.label != "dense"), None)
-    rows.append(Pick(name="best quality", trial=best, note="no compressed model has finished within the budget"))
+    rows.append(Pick(name="best quality", trial=best, note=f"no compressed model has {finished(findings)}"))
     quality, cost = findings.objectives[:2]
     if quality.unit == "share":
         lightest = "smallest" if cost.unit == "bytes" else f"least {label(cost.name)}"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import mean, stdev
 
 from paretune.errors import ParetuneError
 from paretune.findings import Findings, Objective, Trial
@@ -50,6 +51,16 @@ def scaled(value: float) -> str:
     return f"{value:.1f} {PREFIXES[power]}"
 
 
+def spread(values: Sequence[float], unit: str) -> str:
+    """The mean, and ± the sample standard deviation if there are several: "2.20 ± 0.10 %"."""
+    if not values:
+        return "–"
+    middle, apart = mean(values), stdev(values) if len(values) > 1 else 0.0
+    if unit != "share":
+        return human(middle, unit) + (f" ± {human(apart, unit)}" if len(values) > 1 else "")
+    return f"{100 * middle:.2f}" + (f" ± {100 * apart:.2f} %" if len(values) > 1 else " %")
+
+
 def change(dense: float, value: float, unit: str) -> str:
     """What became of `dense`: "12.3× smaller", "4.0× fewer", or "+0.3 points" for a share."""
     if unit == "share":
@@ -95,6 +106,11 @@ def measured(objectives: Sequence[Objective], trial: Trial) -> str:
 def error_text(error: ParetuneError) -> str:
     """A message as a sentence's end: without a trailing full stop."""
     return str(error).rstrip(".")
+
+
+def finished(findings: Findings) -> str:
+    """What a trial must be to count: "finished within the budget", or "finished" where no budget is set."""
+    return f"finished{' within the budget' if findings.budget else ''}"
 
 
 def counted(findings: Findings) -> str:

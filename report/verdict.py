@@ -1,16 +1,16 @@
-"""A study in two sentences, and in the few lines a terminal gets."""
+"""A study in a few sentences, and in the few lines a terminal gets."""
 
 from paretune.findings import Findings
 from paretune.report.hypervolume import covered_by
 from paretune.report.picks import Pick, ask, dense_pick, limit_text
-from paretune.report.text import change, counted, human, label, measured
+from paretune.report.text import change, count, counted, finished, human, label, measured
 
 
 def found(findings: Findings) -> str:
     """What the knee point gained over the dense model."""
     knee, dense = ask(findings, "knee", "knee").trial, dense_pick(findings).trial
     if knee is None:
-        return "No trial has finished within the budget yet: there is nothing to choose from."
+        return f"No trial has {finished(findings)} yet: there is nothing to choose from."
     if dense is None:
         return f"The knee point (trial {knee.number}) has {measured(findings.objectives, knee)} on val."
     if knee is dense:
@@ -26,16 +26,50 @@ def found(findings: Findings) -> str:
 
 
 def added(findings: Findings) -> str:
-    """What the search added to the controls, also when that is nothing."""
-    controls = [trial for trial in findings.trials if trial.kind == "control"]
-    if not any(trial.kind == "search" for trial in findings.candidates):
-        return "No searched trial has finished within the budget yet."
+    """What the search added to the controls, also when that is nothing; and which controls only the budget excludes."""
+    return f"{_raised(findings)}{_excluded(findings)}"
+
+
+def _raised(findings: Findings) -> str:
+    """The hypervolume without and with the search, and how many trials stand on either side."""
+    every = [trial for trial in findings.trials if trial.kind == "control"]
+    controls = [trial for trial in findings.candidates if trial.kind == "control"]
+    searched = len(findings.candidates) - len(controls)
+    if not searched:
+        return f"No searched trial has {finished(findings)} yet."
     before, after = covered_by(findings, controls), covered_by(findings, findings.trials)
+    sides = count(len(controls), "control"), count(searched, "searched trial")
     if after - before <= 1e-9:
-        return f"The search added nothing to the controls: hypervolume stays at {before:.4f}."
+        return f"The search added nothing to the controls: hypervolume stays at {before:.4f} ({', '.join(sides)})."
     share = f"{sum(trial.kind == 'search' for trial in findings.front)} of the {len(findings.front)}"
-    start = f"{before:.4f} (controls alone)" if controls else "0 (there were no controls to compare with)"
-    return f"The search raised hypervolume from {start} to {after:.4f}, and found {share} points on the front."
+    why = f"no control {finished(findings)}" if every else "there were no controls to compare with"
+    start = f"{before:.4f} ({sides[0]})" if controls else f"0 ({why})"
+    return (
+        f"The search raised hypervolume from {start} to {after:.4f} (with {sides[1]}), "
+        f"and found {share} points on the front."
+    )
+
+
+def _excluded(findings: Findings) -> str:
+    """The compressed controls that beat the whole front in quality but not the budget; "" if there is none."""
+    if not findings.front:
+        return ""
+    quality = findings.names[0]
+    best = findings.front[0].values[quality]
+    better = [
+        trial.label for trial in findings.trials
+        if trial.kind == "control" and trial is not findings.dense and not trial.feasible
+        and trial.values.get(quality, best) < best
+    ]  # fmt: skip
+    if not better:
+        return ""
+    names, verbs = (f"control {better[0]}", ("has", "is"))
+    if better[1:]:
+        names, verbs = f"controls {', '.join(better[:-1])} and {better[-1]}", ("have", "are")
+    return (
+        f" The {names} {verbs[0]} a lower {label(quality)} than every point on the front, "
+        f"but {verbs[1]} over the budget."
+    )
 
 
 def summary_lines(findings: Findings) -> list[str]:

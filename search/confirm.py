@@ -22,9 +22,9 @@ from paretune.frozen import Frozen
 from paretune.plan import Plan
 from paretune.records import to_plain
 from paretune.search.bench import Bench, lay_out
-from paretune.search.evaluate import evaluate, quality_of
+from paretune.search.evaluate import Clock, evaluate, quality_of
 from paretune.search.folder import kept_folder, read_json, write_json
-from paretune.search.study import read_findings, write_report
+from paretune.search.read import read_findings, write_report
 from paretune.search.threads import threads_for
 from paretune.tasks.table import make_task
 from paretune.tasks.task import Split, Task
@@ -62,6 +62,8 @@ def export(
         raise ParetuneError(f"recover is one of {', '.join(RECOVER)}, got '{recover}'")
     findings = read_findings(folder)
     trial = choose(findings, rule, under=under, drop=drop)
+    if recover == "full" and trial.plan is not None and trial.plan.recovery.epochs == 0:
+        raise ParetuneError(f"trial {trial.number} was not trained, so there is nothing to recover; use kept")
     settings = read_settings(folder)
     bench = lay_out(the_task(folder, findings, settings, task))
     with threads_for(bench.inventory, settings.threads):
@@ -138,7 +140,8 @@ def _replay(plan: Plan, bench: Bench, seed: int) -> Replay:
 def _scored(plan: Plan, bench: Bench, seed: int, frozen: Frozen, model: nn.Module) -> Replay:
     return Replay(
         seed=seed, plan=plan, frozen=frozen, model=model,
-        validated=quality_of(bench, model, bench.task.val), confirmed=quality_of(bench, model, bench.task.test),
+        validated=quality_of(bench, model, bench.task.val, Clock()),
+        confirmed=quality_of(bench, model, bench.task.test, Clock()),
     )  # fmt: skip
 
 

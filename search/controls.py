@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from paretune.plan import FLOAT
-from paretune.recipe import Recipe
-from paretune.spaces.leaf import Scalar
-from paretune.spaces.space import Space, Wish
+from paretune.spaces.leaf import Fixed, Scalar
+from paretune.spaces.space import Question, Space, Wish
 
 WISHES = (
     Wish(ratio=0.0, weight_bits=8, activation_bits=8),
@@ -49,26 +48,37 @@ class Given:
 def controls_of(space: Space) -> tuple[Control, ...]:
     """The controls in order of trial number: dense, then the points of the space nearest to uniform settings.
 
-    They get the same recovery as every other trial. Wishes that meet in the same point count once, and the
-    label says what the point really is, so a space without 8 bits has no control called 8-bit.
+    They get as many epochs as every other trial, at the middle learning rate and the first criterion. Wishes that
+    meet in the same point count once, and the label says what the point really is, so a space without 8 bits has
+    no control called 8-bit.
     """
-    found = {label(space.ask(Given(near))): near for near in map(space.near, WISHES)}
-    uniform = (Control(label=text, params=params) for text, params in found.items())
-    return (Control(label="dense", params=None), *uniform)
+    points: dict[str, Mapping[str, Scalar]] = {}
+    for near in map(space.near, WISHES):
+        if near not in points.values():
+            text = label(space, near)
+            points[text if text not in points else f"{text} ({len(points)})"] = near
+    return (Control(label="dense", params=None), *(Control(label=text, params=p) for text, p in points.items()))
 
 
-def label(recipe: Recipe) -> str:
-    """A uniform recipe in words, such as "uniform w4 a8 ratio 0.3", by the settings most layers have."""
-    words = [f"uniform {_bits('w', recipe.weight_bits)} {_bits('a', recipe.activation_bits)}"]
-    ratio = _common(recipe.ratios)
-    return " ".join([*words, f"ratio {ratio:g}"] if ratio else words)
+def label(space: Space, params: Mapping[str, Scalar]) -> str:
+    """A point in words, such as "uniform w4 a8 ratio 0.3": what the space leaves open is set to that."""
+    recipe = space.ask(Given(params))
+    ratio = _text(space.ratios, recipe.ratios)
+    words = [
+        "uniform",
+        _bits("w", _text(space.weight_bits, recipe.weight_bits)),
+        _bits("a", _text(space.activation_bits, recipe.activation_bits)),
+    ]
+    return " ".join(words + ([f"ratio {ratio}"] if ratio not in ("", "0") else []))
 
 
-def _bits(letter: str, by_layer: Mapping[str, int]) -> str:
-    bits = int(_common(by_layer))
-    return "float" if bits == FLOAT else f"{letter}{bits}"
+def _bits(letter: str, text: str) -> str:
+    return f"{letter}-float" if text == str(FLOAT) else f"{letter}{text}"
 
 
-def _common(by_name: Mapping[str, float]) -> float:
-    values = list(by_name.values())
-    return max(sorted(set(values)), key=values.count) if values else 0.0
+def _text(questions: Sequence[Question], answers: Mapping[str, float]) -> str:
+    """The value, or the range of values, of what is open; of everything if nothing is."""
+    chosen = [q for q in questions if not isinstance(q.leaf, Fixed)] or questions
+    values = {answers[target] for question in chosen for target in question.targets}
+    ends = sorted({min(values), max(values)}) if values else []
+    return "–".join(f"{value:g}" for value in ends)

@@ -45,7 +45,7 @@ def report(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="the study's folder, such as results/digits")
     folder = parser.parse_args(arguments).folder
     from paretune.report.verdict import summary_lines
-    from paretune.search.study import read_findings, write_report
+    from paretune.search.read import read_findings, write_report
 
     page = write_report(folder)
     print("\n".join(summary_lines(read_findings(folder))))

@@ -3,9 +3,10 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import nn
 
@@ -22,12 +23,14 @@ from paretune.profile import profile
 from paretune.search.bench import Bench
 from paretune.tasks.task import Split, score
 
+T = TypeVar("T")
+
 
 @dataclass
 class Clock:
     """Seconds per stage, and the moment at which a trial has to stop."""
 
-    deadline: float
+    deadline: float = math.inf
     stages: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -43,6 +46,12 @@ class Clock:
         """Raise if the time is up."""
         if time.monotonic() > self.deadline:
             raise OutOfTime("it outlasted study.trial_minutes and was stopped at a batch")
+
+    def watched(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches, with a look at the time before each."""
+        for batch in batches:
+            self.tick()
+            yield batch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +75,7 @@ def evaluate(plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf) 
     try:
         frozen, model = compress(plan, bench, seed=seed, clock=clock, rungs=rungs)
         with clock.stage("score"):
-            quality = quality_of(bench, model, bench.task.val)
+            quality = quality_of(bench, model, bench.task.val, clock)
     except (ImpossiblePlan, MemoryError, RuntimeError, ValueError) as problem:
         # PyTorch reports a lack of memory, and a model that cannot run after a cut, as RuntimeError or ValueError.
         reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
@@ -86,12 +95,11 @@ def compress(plan: Plan, bench: Bench, *, seed: int, clock: Clock, rungs: list[R
         quantize(model, plan)
     if plan != DENSE:
         with clock.stage("recalibrate"):
-            recalibrate(model, bench.calibration)
-            clock.tick()
+            recalibrate(model, clock.watched(bench.calibration))
             calibrate(model, bench.calibration[0][0])
-            recalibrate(model, bench.calibration)
+            recalibrate(model, clock.watched(bench.calibration))
         with clock.stage("score"):
-            rungs.append(Rung(epochs=0, score=quality_of(bench, model, task.val)))
+            rungs.append(Rung(epochs=0, score=quality_of(bench, model, task.val, clock)))
         _finetune(model, plan, bench, seed=seed, clock=clock, rungs=rungs)
     with clock.stage("freeze"):
         frozen = freeze(model.eval(), inventory, plan)
@@ -107,18 +115,18 @@ def _finetune(model: nn.Module, plan: Plan, bench: Bench, *, seed: int, clock: C
             model, plan.recovery, loss=bench.task.loss, teacher=bench.teacher, seeds=epoch_seeds(seed), tick=clock.tick
         )
     with clock.stage("recalibrate"):
-        recalibrate(model, bench.calibration)
+        recalibrate(model, clock.watched(bench.calibration))
     with clock.stage("score"):
-        rungs.append(Rung(epochs=plan.recovery.epochs, score=quality_of(bench, model, bench.task.val)))
+        rungs.append(Rung(epochs=plan.recovery.epochs, score=quality_of(bench, model, bench.task.val, clock)))
 
 
-def quality_of(bench: Bench, model: nn.Module, split: Split) -> float:
+def quality_of(bench: Bench, model: nn.Module, split: Split, clock: Clock) -> float:
     """The task's quality metric of `model` on `split`.
 
     Raises:
         ImpossiblePlan: the metric is not a finite number.
     """
-    quality = score(model, split.batches(None), bench.task.errors)
+    quality = score(model, clock.watched(split.batches(None)), bench.task.errors)
     if not math.isfinite(quality):
         raise ImpossiblePlan(f"{bench.task.quality.name} is {quality}")
     return quality

@@ -68,6 +68,13 @@ def kept_folder(folder: Path, number: int) -> Path:
     return folder / "trials" / str(number)
 
 
+def forget(folder: Path) -> None:
+    """Delete what belongs to a study that is no longer in the journal: its scores, weights and confirmations."""
+    for name in ("scores.npz", "confirmations.json"):
+        (folder / name).unlink(missing_ok=True)
+    drop_kept(folder, set())
+
+
 def drop_kept(folder: Path, wanted: set[int]) -> None:
     """Delete the packed weights of every trial that is not in `wanted`."""
     for path in (folder / "trials").glob("*"):

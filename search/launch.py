@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -15,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretune.conf.settings import Settings, parse_settings
 from paretune.errors import ParetuneError, near_miss
+
+VARIATIONS = frozenset({"sampler", "seed", "population"})  # of one search: nothing else tells two studies apart
 
 INSPECT_HELP = """paretune inspect [key=value ...]: the layers, channel groups and dense costs of a task; runs nothing.
 
@@ -29,11 +32,22 @@ def study_command(arguments: Sequence[str]) -> int:
 
     def run(settings: Settings) -> None:
         from paretune.report.verdict import summary_lines
-        from paretune.search.study import carry_out, read_findings
+        from paretune.search.read import read_findings
+        from paretune.search.store import AnotherStudy
+        from paretune.search.study import carry_out
         from paretune.tasks.table import make_task
 
-        carry_out(settings, make_task(settings.task, device=settings.device))
-        print("\n".join(summary_lines(read_findings(settings.folder))))
+        task = make_task(settings.task, device=settings.device)
+        try:
+            study = carry_out(settings, task)
+        except AnotherStudy as error:
+            if _named() or not VARIATIONS.issuperset(error.keys):
+                raise
+            # The same problem searched in another way: it gets a folder of its own beside the first.
+            settings = variation(settings)
+            print(f"{error.folder} holds another search; this one goes to {settings.folder}", file=sys.stderr)
+            study = carry_out(settings, task)
+        print("\n".join(summary_lines(read_findings(study.folder))))
 
     return _with_hydra("paretune study", arguments, run)
 
@@ -57,17 +71,32 @@ def inspect_command(arguments: Sequence[str]) -> int:
     return _with_hydra("paretune inspect", words, run)
 
 
+def variation(settings: Settings) -> Settings:
+    """The same settings under a name that tells how they search."""
+    name = f"{settings.study.name}-{settings.sampler}-seed{settings.study.seed}"
+    return replace(settings, study=replace(settings.study, name=name))
+
+
+def _named() -> bool:
+    return any(word.startswith("study.name=") for word in HydraConfig.get().overrides.task)
+
+
 def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings], None]) -> int:
     """Compose the config from `arguments` and call `run` with it, once or, with --multirun, once per job."""
 
     refused: list[Exception] = []
+    composed = False
 
     @hydra.main(config_path="pkg://paretune.conf", config_name="config", version_base="1.3")
     def job(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
         try:
             run(parse_settings(_plain(config)))
         except (ParetuneError, OSError) as error:
             refused.append(error)  # Hydra would print a line of its own above ours
+        except OmegaConfBaseException as error:
+            refused.append(ParetuneError(one_line(error)))
 
     # Hydra reads sys.argv, and prints and swallows exceptions unless it is told to let them through.
     # argparse takes overrides in one stretch only, so flags go first.
@@ -75,7 +104,9 @@ def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         job()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if composed:
+            raise
         raise ParetuneError(one_line(error)) from error
     if refused:
         raise refused[0]
@@ -87,7 +118,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
     job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN and not any(o.startswith("study.name=") for o in job.overrides.task):
+    if job.mode == RunMode.MULTIRUN and not _named():
         # Jobs of a sweep differ in their overrides; each needs a folder of its own.
         suffix = re.sub(r"[^\w.=-]+", "_", job.job.override_dirname)
         settings["study"] = {**settings["study"], "name": f"{settings['study']['name']}-{suffix}"}

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,6 +33,17 @@ def provenance(identity: Mapping[str, Any], command: str) -> dict[str, Any]:
     }
 
 
+def one_run(facts: Mapping[str, Any], from_trial: int) -> dict[str, Any]:
+    """One line per time the study's command was run: a resumed study may have met several versions of us."""
+    return {
+        "from_trial": from_trial,
+        **{name: facts[name] for name in ("date", "command", "commit")},
+        "torch": facts["packages"]["torch"],
+        "threads": facts["machine"]["threads"],
+        "device": facts["machine"]["accelerator"],
+    }
+
+
 def commit() -> str:
     """The commit of the checkout this code runs from, with "+changes" if files differ; "unknown" outside one."""
     here = Path(__file__).resolve().parent
@@ -43,12 +55,9 @@ def commit() -> str:
 
 
 def command_line() -> str:
-    """The command as the user typed it."""
-    return (
-        " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        if Path(sys.argv[0]).name.startswith("paretune")
-        else "from Python"
-    )
+    """The command as the user typed it, quoted for a shell."""
+    program, *words = sys.argv
+    return f"{program} {shlex.join(words)}".strip() if program.startswith("paretune ") else "from Python"
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -17,6 +17,7 @@ from paretune.findings import Trial
 from paretune.outcome import Outcome
 from paretune.plan import Plan
 from paretune.records import from_plain, to_plain
+from paretune.search.folder import forget
 from paretune.search.journal import JOURNAL, Journal, mend_journal
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -45,26 +46,38 @@ def open_study(folder: Path, name: str, objectives: Sequence[str], identity: Map
     path = folder / JOURNAL
     mend_journal(path)
     storage = JournalStorage(Journal(path))
+    names = optuna.get_all_study_names(storage)  # a folder may have been renamed since, its study is still that one
     study = optuna.create_study(
-        storage=storage, study_name=name, directions=["minimize"] * len(objectives), load_if_exists=True
+        storage=storage,
+        study_name=names[0] if names else name,
+        directions=["minimize"] * len(objectives),
+        load_if_exists=True,
     )
     known = study.user_attrs.get("identity")
     if known is None:
+        forget(folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(objectives))
         study.set_user_attr("identity", dict(identity))
     elif known != json.loads(json.dumps(identity)):
-        raise ParetuneError(f"{folder} holds a study with {_difference(known, identity)}; choose another study.name")
+        raise AnotherStudy(folder, known, identity)
     return study
 
 
-def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """The first few keys in which two identities differ, old and new value."""
-    old, new = _flat("", known), _flat("", json.loads(json.dumps(asked)))
-    odd = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key != "space_hash"]
-    words = [f"another {key} ({old.get(key, 'none')}, now {new.get(key, 'none')})" for key in odd[:3]]
-    return ", ".join(words) + (f" and {len(odd) - 3} more changes" if len(odd) > 3 else "")
+class AnotherStudy(ParetuneError):
+    """A folder holds a study that must not be mixed with the one asked for; `keys` are what differs."""
+
+    def __init__(self, folder: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        old, new = _flat("", known), _flat("", json.loads(json.dumps(asked)))
+        self.folder = folder
+        self.keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key != "space_hash"]
+        words = [f"another {key} ({old.get(key, 'none')}, now {new.get(key, 'none')})" for key in self.keys[:3]]
+        more = f" and {len(self.keys) - 3} more changes" if len(self.keys) > 3 else ""
+        super().__init__(
+            f"{folder} holds a study with {', '.join(words)}{more}; give this one its own, such as "
+            f"study.name={folder.name}-2"
+        )
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
@@ -73,6 +86,19 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
     return {
         key: item for name, part in value.items() for key, item in _flat(f"{prefix}.{name}".strip("."), part).items()
     }
+
+
+def identity_in(study: optuna.Study, folder: Path) -> dict[str, Any]:
+    """What the study of `folder` was asked for.
+
+    Raises:
+        ParetuneError: the process that made the folder died before it could write that.
+    """
+    try:
+        identity: dict[str, Any] = study.user_attrs["identity"]
+    except KeyError:
+        raise ParetuneError(f"{folder} holds no study yet; run the study's command again") from None
+    return identity
 
 
 def load_study(folder: Path) -> optuna.Study:

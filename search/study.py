@@ -8,38 +8,30 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
 import pandas as pd
 import yaml
 
-from paretune.compress.criteria import CRITERIA
-from paretune.compress.rates import plan_of
 from paretune.conf.settings import Settings, parse_settings
-from paretune.costs.table import COSTS, static_costs
-from paretune.errors import ParetuneError, near_miss, pick
+from paretune.errors import pick
 from paretune.export.verify import Verdict
 from paretune.files import write_text
-from paretune.findings import Confirmation, Findings, Objective
+from paretune.findings import Findings, Objective
 from paretune.inventory import Inventory
-from paretune.plan import DENSE
-from paretune.profile import profile
-from paretune.records import from_plain, to_plain
+from paretune.records import to_plain
 from paretune.report.hypervolume import hypervolumes
-from paretune.report.page import write_page
-from paretune.report.picture import front_svg
-from paretune.report.tables import front_table, write_tables
-from paretune.search.bench import Bench, lay_out, study_scores
+from paretune.report.tables import front_table
+from paretune.search.bench import lay_out, study_scores
+from paretune.search.check import check_names, check_reach, identity_of
 from paretune.search.controls import controls_of
 from paretune.search.driver import Driver
 from paretune.search.folder import read_json, sole_writer, write_json
 from paretune.search.progress import progress
-from paretune.search.provenance import command_line, provenance
-from paretune.search.samplers import SAMPLERS, Reproducible
-from paretune.search.store import WORST_QUALITY, load_study, open_study, read_trial, told
+from paretune.search.provenance import command_line, one_run, provenance
+from paretune.search.read import read_findings, write_report
+from paretune.search.samplers import Reproducible
+from paretune.search.store import open_study, told
 from paretune.search.threads import threads_for
 from paretune.spaces.language import parse_space
-from paretune.spaces.space import Space
 from paretune.tasks.task import Task
 
 log = logging.getLogger("paretune")
@@ -121,10 +113,10 @@ def carry_out(settings: Settings, task: Task) -> Study:
     space = parse_space(settings.space, bench.inventory)
     check_reach(settings, space, bench)
     threads = threads_for(bench.inventory, settings.threads)
-    with sole_writer(settings.folder), _log_file(settings.folder), threads:
+    with threads, sole_writer(settings.folder), _log_file(settings.folder):
         identity = identity_of(settings, task, space)
         study = open_study(settings.folder, settings.study.name, settings.objectives, identity)
-        _write_facts(settings, bench.inventory, objectives, identity)
+        _write_facts(settings, bench.inventory, objectives, identity, from_trial=len(told(study)))
         controls = controls_of(space)
         study.sampler = Reproducible(
             settings.sampler, seed=settings.study.seed, population=settings.study.population, space=space,
@@ -145,97 +137,22 @@ def carry_out(settings: Settings, task: Task) -> Study:
     return Study(folder=settings.folder, task=task)
 
 
-def check_names(settings: Settings, task: Task) -> tuple[Objective, ...]:
-    """The objectives by name, quality first.
-
-    Raises:
-        ParetuneError: an unknown objective, cost or sampler, a quality objective that is not first, a budget that is
-            not above 0.
-    """
-    known = {task.quality.name: task.quality} | {name: cost.objective for name, cost in COSTS.items()}
-    objectives = tuple(pick(known, name, "objective") for name in settings.objectives)
-    if settings.objectives[0] != task.quality.name:
-        raise ParetuneError(f"objectives: the first must be the task's quality, '{task.quality.name}'")
-    pick(SAMPLERS, settings.sampler, "sampler")
-    for name, limit in settings.limits.items():
-        if name not in COSTS:
-            raise ParetuneError(f"budget: '{name}' is no cost that is known before training.{near_miss(name, COSTS)}")
-        if limit <= 0:
-            raise ParetuneError(f"budget.{name} must be above 0, got {limit:g}")
-    return objectives
-
-
-def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
-    """Refuse what no trial could do.
-
-    Raises:
-        ParetuneError: an unknown criterion, 1-bit layers, or a budget below the smallest reachable value.
-    """
-    for name in space.criteria:
-        pick(CRITERIA, name, "criterion")
-    smallest = space.smallest()
-    if 1 in {*smallest.weight_bits.values(), *smallest.activation_bits.values()}:
-        raise ParetuneError("space: the quantizer (LSQ) keeps zero a level and needs 2 bits or more, got 1")
-    flat = {group.name: np.zeros(group.channels) for group in bench.inventory.groups}
-    plan = plan_of(smallest, bench.inventory, {smallest.criterion: flat})
-    reached = static_costs(profile(bench.inventory, plan))
-    for name, limit in settings.limits.items():
-        if reached[name] > limit:
-            raise ParetuneError(f"budget.{name}={limit:g} cannot be met: the space reaches {reached[name]:g} at least")
-
-
-def identity_of(settings: Settings, task: Task, space: Space) -> dict[str, Any]:
-    """What must not change when a study is resumed."""
-    return {
-        "task": f"{task.name} {task.fingerprint}",
-        "objectives": list(settings.objectives),
-        "budget": settings.limits,
-        "sampler": settings.sampler,
-        "population": settings.study.population,
-        "seed": settings.study.seed,
-        "space_hash": space.key,
-        "space": space.describe(),
-    }
-
-
-def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
-    """A study's folder as plain rows; needs neither the model nor its data. An open `study` is not read again.
-
-    Raises:
-        ParetuneError: the folder is not a study's, or is damaged.
-    """
-    facts = read_json(folder / "provenance.json")
-    inventory = from_plain(Inventory, read_json(folder / "inventory.json"))
-    study = study or load_study(folder)
-    objectives = tuple(from_plain(Objective, plain) for plain in facts.pop("objective_units"))
-    budget = study.user_attrs["identity"]["budget"]
-    dense = static_costs(profile(inventory, DENSE))
-    confirmed = folder / "confirmations.json"
-    return Findings(
-        name=folder.name, folder=str(folder), objectives=objectives, budget=budget,
-        reference={objectives[0].name: WORST_QUALITY, **dense},
-        trials=tuple(read_trial(trial, budget) for trial in told(study)),
-        inventory=inventory, provenance=facts,
-        confirmations=tuple(from_plain(Confirmation, p) for p in read_json(confirmed)) if confirmed.exists() else (),
-    )  # fmt: skip
-
-
-def write_report(folder: Path, study: optuna.Study | None = None) -> Path:
-    """Write the tables, the picture and the page of a study; returns the page's path."""
-    findings = read_findings(folder, study)
-    write_tables(findings, folder)
-    front_svg(findings, folder / "front.svg")
-    return write_page(findings, folder)
-
-
 def _write_facts(
-    settings: Settings, inventory: Inventory, objectives: tuple[Objective, ...], identity: Mapping[str, Any]
+    settings: Settings,
+    inventory: Inventory,
+    objectives: tuple[Objective, ...],
+    identity: Mapping[str, Any],
+    *,
+    from_trial: int,
 ) -> None:
     folder = settings.folder
     write_text(folder / "config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False))
     write_json(folder / "inventory.json", to_plain(inventory))
     facts = provenance(identity, command_line())
-    write_json(folder / "provenance.json", {**facts, "objective_units": to_plain(objectives)})
+    known = folder / "provenance.json"
+    earlier = read_json(known).get("runs", []) if from_trial and known.exists() else []
+    runs = [*earlier, one_run(facts, from_trial)]
+    write_json(known, {**facts, "runs": runs, "objective_units": to_plain(objectives)})
 
 
 def _volume(facts: Findings, rows: Sequence[Any]) -> float:

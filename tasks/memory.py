@@ -25,6 +25,10 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def steps(self) -> int:
+        """How many training batches one epoch has."""
+        return max(1, len(self) // self.batch)
+
     def to(self, device: str) -> "InMemory":
         """The same split on another device."""
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
@@ -36,7 +40,7 @@ class InMemory:
             return
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self), generator=generator).to(self.inputs.device)
-        usable = max(len(self) - len(self) % self.batch, min(len(self), self.batch))
+        usable = min(len(self), self.batch * self.steps())
         for rows in torch.split(order[:usable], self.batch):
             inputs = self.inputs[rows]
             yield (self.augment(inputs, generator) if self.augment else inputs), self.targets[rows]

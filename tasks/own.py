@@ -1,7 +1,8 @@
 """A task from your own module and data loaders."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from paretune.errors import ParetuneError
 from paretune.findings import Objective
 from paretune.tasks.task import TOP1_ERROR, Errors, Loss, Split, Task, fingerprint, misclassified
+
+FINGERPRINT_BATCHES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +31,24 @@ class Loaded:
             return len(dataset) if len(self.loader) else 0  # drop_last may leave no batch
         return sum(len(batch[1]) for batch in self.loader)
 
+    def steps(self) -> int:
+        """How many batches a pass has: the loader's own length, or counted."""
+        return len(self.loader) if isinstance(self.loader, Sized) else sum(1 for _ in self.loader)
+
     def batches(self, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """See `tasks.task.Split`; a loader's own augmentation is not switched off for None."""
+        # The loader draws from PyTorch's global generator, which it only holds while it makes a batch.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0 if seed is None else seed)
-            pairs = [(inputs, targets) for inputs, targets in self.loader]
-        for inputs, targets in pairs:
+            pairs, state = iter(self.loader), torch.get_rng_state()
+        while True:
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(state)
+                try:
+                    inputs, targets = next(pairs)
+                except StopIteration:
+                    return
+                state = torch.get_rng_state()
             yield inputs.to(self.device), targets.to(self.device)
 
 
@@ -53,11 +68,12 @@ def from_loaders(
 
     `train` should shuffle and augment as in training; `val` steers the search, `test` only confirms, and the
     three must not share samples. `errors(outputs, targets)` returns a batch's summed error; `loss` is what
-    fine-tuning minimises. The model is moved to `device` and put into eval mode.
+    fine-tuning minimises. The model is moved to `device` and put into eval mode. So far only classifiers are served:
+    outputs (n, classes) and a quality that is a share in [0, 1], such as another error rate.
 
     Raises:
-        ParetuneError: a split is empty or can be read only once, or the model's forward fails on the first batch
-            of `val`.
+        ParetuneError: a split is empty or can be read only once, the model's forward fails on the first batch of
+            `val`, or its outputs or the quality are not of that kind.
     """
     where = torch.device(device)
     splits = [_split(source, where) for source in (train, val, test)]
@@ -67,20 +83,28 @@ def from_loaders(
         if len(split) == 0:
             raise ParetuneError(f"task '{name}': the {role} split is empty")
     model = model.to(where).eval()
-    firsts = [next(iter(split.batches(None))) for split in splits]
-    inputs = firsts[1][0]
+    inputs = next(iter(splits[1].batches(None)))[0]
     try:
         with torch.no_grad():
-            model(inputs[:2])
+            outputs = model(inputs[:2])
     except Exception as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ParetuneError(f"task '{name}': the model's forward fails on {tuple(inputs.shape)}: {first}") from error
+    if quality.unit != "share" or not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ParetuneError(f"task '{name}': only classifiers, outputs (n, classes), with a quality in [0, 1] so far")
     return Task(
         name=name, model=model, train=splits[0], val=splits[1], test=splits[2], loss=loss, errors=errors,
         quality=quality, origin={}, device=where,
-        fingerprint=fingerprint(model, *(tensor for pair in firsts for tensor in pair)),
+        fingerprint=fingerprint(model, *_seen(splits[1:])),
     )  # fmt: skip
 
 
 def _split(source: Iterable[Any] | Split, device: torch.device) -> Split:
     return cast(Split, source) if hasattr(source, "batches") else Loaded(source, device)
+
+
+def _seen(splits: Sequence[Split]) -> Iterator[Tensor]:
+    """The numbers that tell data sets apart: the first batches of `val` and `test`; `train` may augment as it likes."""
+    for split in splits:
+        for inputs, targets in islice(split.batches(None), FINGERPRINT_BATCHES):
+            yield from (inputs, targets)

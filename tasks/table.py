@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,10 +39,16 @@ def make_task(config: Mapping[str, Any], *, device: str = "auto") -> Task:
         signature.bind(**arguments)
     except TypeError as error:
         raise ParetuneError(f"task: {error}") from error
-    task = make(**arguments)
+    try:
+        task = make(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if "_target_" in config:
+            raise  # the user's own code: its traceback says more than we could
+        raise ParetuneError(f"task {called} cannot be made of {arguments} ({error})") from error
     if not isinstance(task, Task):
         raise ParetuneError(f"task: {called} must return a paretune.tasks.task.Task, not a {type(task).__name__}")
-    return task
+    # A task that does not say how it can be made again can be made as it was made here.
+    return task if task.origin else replace(task, origin=dict(config))
 
 
 def _device(name: str) -> str:

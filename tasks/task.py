@@ -21,6 +21,9 @@ class Split(Protocol):
     def __len__(self) -> int:
         """How many samples there are."""
 
+    def steps(self) -> int:
+        """How many training batches one epoch has."""
+
     def batches(self, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, targets) batches: shuffled and augmented by `seed`, or clean and in order for None."""
 
@@ -41,7 +44,8 @@ class Task:
     The search trains on `train` and steers by `val`; `test` is touched by confirm and export only.
     `model` is trained and never modified. `errors` returns a sum over a batch; divided by the number of samples it is
     the quality metric, which is minimised. `origin` says how to make the task again (a config), or is
-    empty for a task made in Python. `fingerprint` changes when weights or data do.
+    empty for a task made in Python. `fingerprint` changes when weights or the data it was
+    made from do.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """Each rule picks the trial one would pick by hand, and says why when it cannot."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hand_made import small_inventory
@@ -122,10 +123,26 @@ def test_a_budget_nobody_meets_says_what_is_reached() -> None:
 
 
 def test_a_goal_nobody_reaches_says_what_is_reached() -> None:
+    dense = trial(0, 0.02, 1000, 100, kind="control", label="dense", feasible=False)
     with pytest.raises(
-        ParetuneError, match=r"no point has top1_error <= 0.0150 \(dense \+ -0.005\); the best has 0.0200"
+        ParetuneError, match=r"no point has top1_error <= 0.0250 \(dense \+ 0.005\); the best has 0.0300"
     ):
-        choose(found(*TRIALS), "goal", drop=-0.005)
+        choose(found(dense, *TRIALS[1:]), "goal", drop=0.005)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("knee", {"under": {"size_bytes": 100.0}}, "under belongs to the rule 'budget', not to 'knee'"),
+        ("trial=1", {"drop": 0.1}, "drop belongs to the rule 'goal', not to 'trial=1'"),
+        ("goal", {"drop": -0.1}, r"drop is a share in \[0, 1\), 0.01 is one point; got -0.1"),
+        ("goal", {"drop": float("nan")}, r"drop is a share in \[0, 1\)"),
+        ("budget", {"under": {"bops": float("nan")}}, "the limit of bops must be above 0, got nan"),
+    ],
+)
+def test_an_option_of_another_rule_is_not_skipped(rule: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParetuneError, match=message):
+        choose(found(*TRIALS), rule, **options)
 
 
 def test_a_goal_needs_the_dense_score() -> None:

@@ -1,5 +1,7 @@
 """Fronts against brute force, hypervolumes against closed forms and inclusion-exclusion."""
 
+import math
+import time
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -80,6 +82,34 @@ def test_a_point_on_or_beyond_the_reference_adds_nothing() -> None:
 def test_the_volume_is_what_inclusion_exclusion_counts(points: Array) -> None:
     reference = np.arange(3.0, 3.0 + points.shape[1])
     assert hypervolume(points, reference) == pytest.approx(inclusion_exclusion(points, reference), abs=1e-9)
+
+
+@given(clouds(st.integers(1, 3), 12))
+def test_a_constant_objective_only_scales_the_volume(points: Array) -> None:
+    """Three objectives at most are swept, more are sliced: both count the same."""
+    reference = np.arange(4.0, 4.0 + points.shape[1])
+    more = 4 - points.shape[1]
+    padded = np.hstack([points, np.full((len(points), more), -0.5)])
+    expected = hypervolume(points, reference) * 2.0**more
+    assert hypervolume(padded, np.append(reference, [1.5] * more)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_where_zero_lies_does_not_matter(objectives: int) -> None:
+    points = np.random.default_rng(objectives).normal(size=(40, objectives))
+    moved = hypervolume(points - 5, np.full(objectives, -4.5))
+    assert moved == pytest.approx(hypervolume(points, np.full(objectives, 0.5)))
+    assert moved > 0
+
+
+def test_a_thousand_points_take_a_blink() -> None:
+    sphere = np.abs(np.random.default_rng(0).normal(size=(1000, 3)))
+    points = 1 - sphere / np.linalg.norm(sphere, axis=1, keepdims=True)
+    assert nondominated(points).all()
+    start = time.process_time()
+    # The boxes fill an eighth of the unit ball, but for the corners between a thousand steps.
+    assert 0.5 < hypervolume(points, np.ones(3)) < math.pi / 6
+    assert time.process_time() - start < 0.5
 
 
 @given(clouds(st.integers(2, 3), 8), st.randoms(use_true_random=False))

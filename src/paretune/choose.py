@@ -27,6 +27,7 @@ def choose(
     Raises:
         ParetuneError: nothing fits; the message says what the nearest point reaches.
     """
+    _check_options(rule, under, drop)
     if rule.startswith("trial="):
         return _numbered(findings, rule.removeprefix("trial="))
     if rule not in ("knee", "budget", "goal"):
@@ -40,6 +41,19 @@ def choose(
     if rule == "budget":
         return _under(findings, under or findings.budget)
     return _goal(findings, 0.01 if drop is None else drop)
+
+
+def _check_options(rule: str, under: Mapping[str, float] | None, drop: float | None) -> None:
+    """An option of another rule is a misunderstanding, not something to skip."""
+    if under and rule != "budget":
+        raise ParetuneError(f"under belongs to the rule 'budget', not to '{rule}'")
+    if drop is not None and rule != "goal":
+        raise ParetuneError(f"drop belongs to the rule 'goal', not to '{rule}'")
+    if drop is not None and not 0 <= drop < 1:
+        raise ParetuneError(f"drop is a share in [0, 1), 0.01 is one point; got {drop:g}")
+    for name, limit in (under or {}).items():
+        if not limit > 0:
+            raise ParetuneError(f"under: the limit of {name} must be above 0, got {limit:g}")
 
 
 def _compared(findings: Findings) -> Array:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from paretune.plan import FLOAT
 
+HEADER_BYTES = 168  # of a packed file: 8 for the header's length and 160 of JSON and blanks, whatever the model
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenLayer:

@@ -11,11 +11,12 @@ Axis = Literal["out", "in"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """One module that owns parameters, in order of execution.
+    """One module that owns float numbers (parameters or stored buffers), in order of execution.
 
     Shapes leave the batch axis out. `weight_shape` is (out, in / groups, height, width) for a
     convolution, (out, in) for a linear layer, (channels,) for a batch norm and (numel,) for "other",
-    which stays untouched. `norm` names the batch norm that reads this layer's output and nothing
+    which stays untouched. `affine` is False for a batch norm that has running statistics only, `buffers`
+    counts the floats that are stored but not learned, such as those statistics. `norm` names the batch norm that reads this layer's output and nothing
     else does: it can be folded into the weights. `positions` is how often the weight is applied per
     sample: output pixels for a convolution, 1 for a linear layer on a vector.
     """
@@ -24,6 +25,8 @@ class Layer:
     kind: Kind
     weight_shape: tuple[int, ...]
     bias: bool
+    affine: bool = True
+    buffers: int = 0
     groups: int = 1
     positions: int = 1
     input_shape: tuple[int, ...] = ()

@@ -14,7 +14,7 @@ class Row:
 
     `weights` counts the entries of the weight tensor, `params` everything learnable, `scales` the
     float32 quantization steps stored beside the weights and `floats` the float32 numbers stored
-    plainly (biases, a folded batch norm's shift, an unfolded norm's four vectors, the activation step).
+    plainly (biases, a folded batch norm's shift, what an unfolded norm holds, buffers, the activation step).
     `channels` is the number of outputs. `macs` counts one multiply-add once, for one sample.
     """
 
@@ -67,9 +67,11 @@ def _row(inventory: Inventory, layer: Layer, plan: Plan) -> Row:
             weight_bits=bits.weight_bits, activation_bits=bits.activation_bits,
             scales=channels if quantized else 0, floats=shift + step,
         )  # fmt: skip
-    affine = weights * (2 if layer.bias else 1) if layer.kind == "norm" else weights
-    stored = 0 if layer.name in inventory.folded else (4 * weights if layer.kind == "norm" else weights)
+    norm = layer.kind == "norm"
+    learned = channels * (layer.affine + layer.bias) if norm else weights
+    buffers = layer.buffers // layer.weight_shape[0] * channels if norm else layer.buffers
+    stored = 0 if layer.name in inventory.folded else learned + buffers
     return Row(
-        name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels, macs=0, params=affine,
+        name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels, macs=0, params=learned,
         weights=0, weight_bits=FLOAT, activation_bits=FLOAT, scales=0, floats=stored,
     )  # fmt: skip

@@ -56,6 +56,16 @@ def test_knee_dense_budget_and_confirmed_points_are_marked():
     )
 
 
+def test_a_confirmed_point_says_how_far_its_seeds_lie_apart():
+    findings = fake_findings(2)
+    kept, full = series(front_info(confirmed(findings, findings.front[0])))["confirmed on test"].hover
+    error = 100 * findings.front[0].values["top1_error"]
+    assert kept[1:] == (f"val: found {error:.2f} %, replayed {error:.2f} %", f"test: {error + 0.5:.2f} %")
+    assert full[1:] == (
+        f"val: found {error:.2f} %, replayed {error:.2f} ± 0.10 %", f"test: {error + 0.3:.2f} ± 0.10 %",
+    )  # fmt: skip
+
+
 def test_confirmed_points_need_a_quality_axis():
     findings = fake_findings(3)
     info = front_info(confirmed(findings, findings.front[0]), x=2, y=1)

@@ -10,12 +10,24 @@ from plotly.offline import get_plotlyjs
 from report_fakes import HOSTILE, confirmed, fake_findings, hostile
 
 import paretune.report
+from paretune.report.origin import commands, flat, provenance
 from paretune.report.page import SECTIONS, page, write_page
-from paretune.report.sections import commands, failed, flat, fronts, provenance, spread, summary, time
+from paretune.report.sections import failed, fronts, summary, time
+
+RUNS = [
+    {"from_trial": 0, "date": "2026-05-01", "command": "paretune study task=tiny", "commit": "0123abc",
+     "torch": "2.13.0", "threads": 2, "device": "none"},
+    {"from_trial": 40, "date": "2026-05-02", "command": "from Python", "commit": "4567def",
+     "torch": "2.14.0", "threads": 16, "device": "H200"},
+]  # fmt: skip
 
 
 def without_library(text):
     return text.replace(get_plotlyjs(), "")
+
+
+def known(findings, **more):
+    return replace(findings, provenance=findings.provenance | more)
 
 
 def cut(findings, keep):
@@ -35,6 +47,9 @@ CASES = {
     "no provenance": replace(fake_findings(), provenance={}),
     "no inventory": replace(fake_findings(), inventory=replace(fake_findings().inventory, groups=())),
     "confirmed": confirmed(fake_findings(), fake_findings().front[0]),
+    "runs": known(fake_findings(), runs=RUNS),
+    "from Python": known(fake_findings(), command="from Python"),
+    "no budget": replace(fake_findings(), budget={}),
 }
 
 
@@ -43,11 +58,17 @@ class Outline(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.headings, self.loads, self.tags = [], [], [], set()
+        self.open, self.headings, self.loads, self.tags, self.rows, self.code = [], [], [], set(), [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "code":
+            self.code.append("")
         self.loads += [value for name, value in attrs if name in ("src", "href")]
         if tag not in ("meta", "link", "br"):
             self.open.append(tag)
@@ -58,6 +79,10 @@ class Outline(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+        if self.open and self.open[-1] == "code":
+            self.code[-1] += data
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -103,6 +128,12 @@ def test_poor_studies_are_told_as_they_are(case, said):
     assert said in without_library(page(CASES[case]))
 
 
+@pytest.mark.parametrize("case", ["no trial", "all failed", "controls only", "dense only"])
+def test_a_budget_is_mentioned_only_where_there_is_one(case):
+    assert "within the budget" in without_library(page(CASES[case]))
+    assert "within the budget" not in without_library(page(replace(CASES[case], budget={})))
+
+
 def test_no_front_means_no_chart():
     assert "plotly" not in fronts(CASES["all failed"])
 
@@ -115,13 +146,6 @@ def test_found_and_confirmed_stand_side_by_side():
     assert f">{error + 0.3:.2f} ± 0.10 %</td>" in text
 
 
-def test_spread_is_the_sample_deviation():
-    assert spread((0.02, 0.022, 0.024), "share") == "2.20 ± 0.20 %"
-    assert spread((0.02,), "share") == "2.00 %"
-    assert spread((1000.0, 3000.0), "bytes") == "2.0 kB ± 1.4 kB"
-    assert spread((), "share") == "–"
-
-
 def test_failures_and_their_absence_are_said_plainly():
     findings = fake_findings()
     assert "size_bytes" in failed(findings)
@@ -130,14 +154,55 @@ def test_failures_and_their_absence_are_said_plainly():
 
 def test_commands_are_the_ones_to_type():
     findings = replace(fake_findings(), folder="my results/x")
-    assert "paretune study task=tiny study.trials=60" in commands(findings)
-    assert "paretune export &#x27;my results/x&#x27; --pick knee --out model/" in commands(findings)
-    started_elsewhere = replace(findings, provenance={"command": "from Python"})
-    assert "paretune study study.name=tiny-cnn" in commands(started_elsewhere)
+    assert Outline(commands(findings)).code == [
+        "paretune study task=tiny study.trials=60",
+        "paretune export 'my results/x' --pick knee --out model/\nparetune verify model/",
+    ]
+    quoted = "paretune study 'study.name=a b'"
+    assert Outline(commands(known(findings, command=quoted))).code[0] == quoted
+    assert "paretune study study.name=tiny-cnn" in commands(CASES["no provenance"])
+
+
+@pytest.mark.parametrize("folder", ["results/x", 'a "quoted" folder', "back\\slash", "drei Größen"])
+def test_a_study_made_in_python_is_repeated_and_shipped_in_python(folder):
+    again, ship, verify = Outline(commands(replace(CASES["from Python"], folder=folder))).code
+    assert again.splitlines()[-1].startswith("run_study(task, ..., out=")
+    assert ship.splitlines()[-1].endswith('.export("knee", "model/")')
+    assert verify == "paretune verify model/"
+    for text in (again, ship):
+        nodes = list(ast.walk(ast.parse(text)))
+        assert [node.value for node in nodes if isinstance(node, ast.Constant)].count(folder) == 1
+        for node in [node for node in nodes if isinstance(node, ast.ImportFrom)]:
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_the_lines_for_python_in_full():
+    assert Outline(commands(CASES["from Python"])).code[:2] == [
+        "from paretune.search.study import run_study\n\n"
+        'run_study(task, ..., out="results/tiny-cnn")',
+        "from pathlib import Path\n\nfrom paretune.search.study import Study\n\n"
+        'Study(folder=Path("results/tiny-cnn"), task=task).export("knee", "model/")',
+    ]  # fmt: skip
 
 
 def test_time_without_trials_is_zero():
     assert "0 s in 0 trials" in time(CASES["no trial"])
+
+
+def test_every_run_of_the_command_has_its_row():
+    rows = Outline(provenance(CASES["runs"])).rows
+    at = rows.index(["from trial", "date", "command", "commit", "torch", "threads", "device"])
+    assert rows[at + 1 : at + 3] == [[str(value) for value in run.values()] for run in RUNS]
+    assert not [row for row in rows if row[0].startswith("runs")]
+
+
+@pytest.mark.parametrize("runs", [None, [], [{"from_trial": 0, "date": "d"}, {"commit": "c"}]])
+def test_runs_may_be_absent_or_know_less(runs):
+    findings = fake_findings() if runs is None else known(fake_findings(), runs=runs)
+    rows = Outline(provenance(findings)).rows
+    assert ["commit", "0123abc"] in rows
+    assert (["–", "–", "c"] in rows) == (["from trial", "date", "commit"] in rows) == bool(runs)
 
 
 def test_provenance_is_flat():

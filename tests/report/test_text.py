@@ -3,7 +3,7 @@ import math
 import pytest
 from report_fakes import fake_findings
 
-from paretune.report.text import change, counted, duration, human, label, measured, tick
+from paretune.report.text import change, counted, duration, human, label, measured, spread, tick
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,10 @@ def test_a_missing_value_is_a_dash():
     findings = fake_findings(2)
     over = next(trial for trial in findings.trials if trial.status == "over_budget")
     assert measured(findings.objectives, over).startswith("top-1 error –, size ")
+
+
+def test_spread_is_the_sample_deviation():
+    assert spread((0.02, 0.022, 0.024), "share") == "2.20 ± 0.20 %"
+    assert spread((0.02,), "share") == "2.00 %"
+    assert spread((1000.0, 3000.0), "bytes") == "2.0 kB ± 1.4 kB"
+    assert spread((), "share") == "–"

@@ -1,5 +1,7 @@
+import re
 from dataclasses import replace
 
+import pytest
 from report_fakes import fake_findings
 
 from paretune.choose import choose
@@ -31,6 +33,66 @@ def test_a_search_that_found_something_says_how_much():
     assert f"found {searched} of the {len(findings.front)} points" in added(findings)
 
 
+def test_both_sides_of_the_comparison_are_counted():
+    """Repeats, failures and what is over the budget count on neither side."""
+    findings = fake_findings()
+    searched = sum(
+        t.kind == "search" and t.status == "done" and t.feasible and t.same_as is None for t in findings.trials
+    )
+    assert 30 < searched < 54
+    assert re.search(rf" from 0\.\d+ \(2 controls\) to 0\.\d+ \(with {searched} searched trials\),", added(findings))
+    one = replace(findings, trials=tuple(t for t in findings.trials if t.kind == "search" or t.number == 4))
+    assert "(1 control)" in added(one)
+
+
+def over(errors):
+    """A study whose three compressed controls over the budget have these errors, by number, or a bad one."""
+    findings = fake_findings()
+    heavy = [t.number for t in findings.trials[1:] if t.kind == "control" and not t.feasible]
+    assert heavy == [1, 2, 3]
+    trials = (
+        replace(t, values=t.values | {"top1_error": errors.get(t.number, 0.9)}) if t.number in heavy else t
+        for t in findings.trials
+    )
+    return replace(findings, trials=tuple(trials))
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ({2: 0.02},
+         "The control uniform 4 bit has a lower top-1 error than every point on the front, but is over the budget."),
+        ({2: 0.02, 1: 0.021},
+         "The controls uniform 8 bit and uniform 4 bit have a lower top-1 error than every point on the front, "
+         "but are over the budget."),
+        ({2: 0.02, 1: 0.02, 3: 0.02},
+         "The controls uniform 8 bit, uniform 4 bit and uniform 25 % 8 bit have a lower top-1 error than every point "
+         "on the front, but are over the budget."),
+    ],
+)  # fmt: skip
+def test_a_better_control_over_the_budget_is_not_kept_quiet(errors, said):
+    assert fake_findings().front[0].values["top1_error"] > 0.021
+    text = added(over(errors))
+    assert text.startswith("The search raised ")
+    assert text.endswith(f" {said}")
+    assert text.count(". ") == 1  # two sentences, no more
+
+
+def test_a_control_over_the_budget_that_is_no_better_is_not_named():
+    best = fake_findings().front[0].values["top1_error"]
+    assert "over the budget" not in added(over({1: best, 2: best + 0.001}))
+    unscored = over({})
+    trials = [replace(t, values={}) if t.kind == "control" and not t.feasible else t for t in unscored.trials]
+    assert "over the budget" not in added(replace(unscored, trials=tuple(trials)))
+
+
+def test_the_dense_model_over_the_budget_is_why_there_is_a_study():
+    findings = over({})
+    assert not findings.dense.feasible
+    assert findings.dense.values["top1_error"] < findings.front[0].values["top1_error"]
+    assert "dense" not in added(findings)
+
+
 def test_a_search_that_found_nothing_says_so():
     findings = fake_findings(2)
     worse = [
@@ -40,12 +102,16 @@ def test_a_search_that_found_nothing_says_so():
     best = replace(findings.trials[5], values={"top1_error": 0.001, "size_bytes": 1.0})
     findings = replace(wide, trials=tuple(best if trial.number == 5 else trial for trial in wide.trials))
     assert added(findings).startswith("The search added nothing to the controls: hypervolume stays at 0.")
+    searched = sum(trial.kind == "search" for trial in findings.candidates)
+    assert added(findings).endswith(f" (2 controls, {searched} searched trials).")
 
 
 def test_no_searched_trial_and_no_dense_model_are_said():
     findings = fake_findings()
-    assert added(only(findings, "control")) == "No searched trial has finished within the budget yet."
+    assert added(only(findings, "control")).startswith("No searched trial has finished within the budget yet.")
     assert "there were no controls" in added(only(findings, "search"))
+    none_fits = replace(findings, trials=tuple(t for t in findings.trials if t.kind == "search" or t.number == 0))
+    assert "from 0 (no control finished within the budget) to 0." in added(none_fits)
     assert found(only(findings, "search")).startswith("The knee point (trial ")
     assert "nothing to choose from" in found(only(findings))
 

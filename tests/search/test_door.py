@@ -23,6 +23,7 @@ def here(tmp_path, monkeypatch):
     conf.mkdir(parents=True)
     (conf / "tiny.yaml").write_text("_target_: tiny_task.tiny_task\nname: tiny\n")
     (conf / "broken.yaml").write_text("_target_: broken_task.make\nname: broken\n")
+    (conf / "nameless.yaml").write_text("_target_: tiny_task.tiny_task\n")
     (conf / "nowhere.yaml").write_text("_target_: no_such_module.make\nname: nowhere\n")
     return tmp_path
 
@@ -72,6 +73,12 @@ STUDY = ("study", "--config-dir", "my_conf", "task=tiny", "space.recover.epochs=
         (["task=broken"], "the model's forward fails on (8, 1, 6, 6): "),
         (["task=nowhere"], "_target_ 'no_such_module.make' cannot be imported"),
         (["device=tpu"], "device has no option 'tpu'. Did you mean 'cpu'?"),
+        (["task=null"], "config: Config group override must be a string or a list"),
+        (["space=null"], "config: Config group override must be a string or a list"),
+        (["task=digits", "task.widths=16"], "task digits cannot be made of"),
+        (["task=digits", "task.widths=[]"], "task.widths needs at least one width"),
+        (["task=digits", "task.seed=abc"], "task digits cannot be made of"),
+        (["task=nameless"], "config: "),
         (["study.name=../up"], "study.name is a folder below results_dir"),
     ],
 )
@@ -165,6 +172,32 @@ def test_the_other_commands_refuse_in_one_line_too(call, words, message):
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_another_search_of_the_same_problem_gets_its_own_folder(call):
+    same = (*STUDY, "study.trials=2")
+    assert call(*same)[0] == 0
+    code, out, error = call(*same, "sampler=random", "study.seed=1")
+    assert code == 0
+    assert "results/tiny holds another search; this one goes to results/tiny-random-seed1" in error
+    assert "results/tiny-random-seed1/report.html" in out
+    code, _, error = call(*same, "sampler=random", "study.seed=1", "study.name=tiny")
+    assert code == 2
+    assert "give this one its own, such as study.name=tiny-2" in error
+    code, _, error = call(*same, "sampler=random", "space.activation_bits=8")
+    assert code == 2
+    assert "another space.activation_bits" in error
+
+
+def test_a_shipped_folder_is_verified_where_its_task_is_unknown(here, call, monkeypatch):
+    assert call(*STUDY, "study.trials=2")[0] == 0
+    assert call("export", "results/tiny", "--pick", "trial=1", "--out", "model")[0] == 0
+    scores = Path("model/scores.json").read_text()
+    Path("model/scores.json").write_text(scores.replace("tiny_task.tiny_task", "elsewhere.tiny_task"))
+    code, out, error = call("verify", "model")
+    assert (code, error) == (0, "")
+    assert "0 of 32 predictions differ" in out
+    assert "the test split is not at hand: task: _target_ 'elsewhere.tiny_task' cannot be imported" in out
 
 
 def test_a_sweep_gives_every_job_its_own_folder(here, call):

@@ -44,19 +44,22 @@ def without_times(folder: Path) -> pd.DataFrame:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-def test_a_study_killed_three_times_ends_like_one_left_alone(tmp_path):
+@pytest.mark.parametrize(
+    "sampler", ["nsga2", pytest.param("nsga3", marks=pytest.mark.slow), pytest.param("tpe", marks=pytest.mark.slow)]
+)
+def test_a_study_killed_three_times_ends_like_one_left_alone(tmp_path, sampler):
     whole, killed = tmp_path / "whole" / "tiny", tmp_path / "killed" / "tiny"
-    left_alone = start(whole, "nsga2")
+    left_alone = start(whole, sampler)
     chance = random.Random(int.from_bytes(os.urandom(4)))
     for after in (2, 6, 10):
-        process = start(killed, "nsga2")
+        process = start(killed, sampler)
         while finished(killed) < after and process.poll() is None:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.4))
         assert process.poll() is None, "the study ended before it could be killed; raise TINY_SLEEP"
         process.kill()
         process.wait()
-    assert start(killed, "nsga2").wait() == 0
+    assert start(killed, sampler).wait() == 0
     assert left_alone.wait() == 0
     table = without_times(killed)
     pd.testing.assert_frame_equal(table, without_times(whole))

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +19,10 @@ from paretune.search import driver as driver_module
 from paretune.search.bench import lay_out
 from paretune.search.evaluate import evaluate
 from paretune.search.folder import kept_folder
+from paretune.search.read import read_findings
 from paretune.search.samplers import SAMPLERS
 from paretune.search.store import load_study
-from paretune.search.study import read_findings, run_study
+from paretune.search.study import run_study
 from paretune.tasks.task import misclassified
 
 SPACE = {
@@ -215,7 +217,7 @@ def test_an_exported_point_scores_what_the_report_says(study, task, tmp_path):
 
 
 def test_full_recovery_uses_three_fresh_seeds(study, tmp_path):
-    study.export("goal", tmp_path / "model", recover="full", drop=1.0)
+    study.export("goal", tmp_path / "model", recover="full", drop=0.9)
     confirmation = study.findings().confirmations[-1]
     assert confirmation.seeds == (1, 2, 3)
     assert len(confirmation.confirmed) == 3
@@ -264,3 +266,49 @@ def test_small_networks_compute_with_one_thread_and_the_callers_setting_returns(
     finally:
         torch.set_num_threads(before)
     assert study.findings().provenance["machine"]["threads"] == 1
+
+
+def test_a_renamed_folder_is_still_the_same_study(task, tmp_path):
+    run_study(task, space=SPACE, trials=7, population=4, out=tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    study = run_study(task, space=SPACE, trials=9, population=4, out=tmp_path / "b")
+    findings = study.findings()
+    assert [trial.number for trial in findings.trials] == list(range(9))
+    assert {path.name for path in (tmp_path / "b" / "trials").iterdir()} == {str(t.number) for t in findings.front}
+    assert [run["from_trial"] for run in findings.provenance["runs"]] == [0, 7]
+
+
+def test_a_new_journal_starts_from_nothing(task, tmp_path):
+    study = run_study(task, space=SPACE, trials=3, out=tmp_path / "tiny")
+    study.export("trial=1", tmp_path / "model")
+    scores = (study.folder / "scores.npz").read_bytes()
+    (study.folder / "study.journal").unlink()
+    other = run_study(tiny_task(seed=1), space=SPACE, trials=2, out=tmp_path / "tiny")
+    assert (other.folder / "scores.npz").read_bytes() != scores
+    assert other.findings().confirmations == ()
+
+
+def test_a_process_that_died_before_the_first_trial_leaves_a_clear_answer(task, tmp_path):
+    study = run_study(task, space=SPACE, trials=1, out=tmp_path / "tiny")
+    journal = study.folder / "study.journal"
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(ParetuneError, match="holds no study yet; run the study's command again"):
+        study.findings()
+    assert len(run_study(task, space=SPACE, trials=2, out=tmp_path / "tiny").findings().trials) == 2
+
+
+def test_scoring_is_watched_too(task):
+    class Slow:
+        def batches(self, seed):
+            for batch in [next(iter(task.val.batches(None)))] * 100:
+                time.sleep(0.01)
+                yield batch
+
+    bench = lay_out(task)
+    trained = evaluate(DENSE, replace(bench, task=replace(task, val=Slow())), seed=0, minutes=0.1 / 60)
+    assert trained.outcome.reason.startswith("OutOfTime")
+
+
+def test_an_untrained_trial_has_nothing_to_recover(study, tmp_path):
+    with pytest.raises(ParetuneError, match="trial 0 was not trained, so there is nothing to recover"):
+        study.export("trial=0", tmp_path / "model", recover="full")

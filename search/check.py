@@ -1,0 +1,73 @@
+"""What can be told before anything is written: names, reach of the space, and what makes a study the same study."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from paretune.compress.criteria import CRITERIA
+from paretune.compress.rates import plan_of
+from paretune.conf.settings import Settings
+from paretune.costs.table import COSTS, static_costs
+from paretune.errors import ParetuneError, near_miss, pick
+from paretune.findings import Objective
+from paretune.profile import profile
+from paretune.search.bench import Bench
+from paretune.search.samplers import SAMPLERS
+from paretune.spaces.space import Space
+from paretune.tasks.task import Task
+
+
+def check_names(settings: Settings, task: Task) -> tuple[Objective, ...]:
+    """The objectives by name, quality first.
+
+    Raises:
+        ParetuneError: an unknown objective, cost or sampler, a quality objective that is not first, a budget that is
+            not above 0.
+    """
+    known = {task.quality.name: task.quality} | {name: cost.objective for name, cost in COSTS.items()}
+    objectives = tuple(pick(known, name, "objective") for name in settings.objectives)
+    if settings.objectives[0] != task.quality.name:
+        raise ParetuneError(f"objectives: the first must be the task's quality, '{task.quality.name}'")
+    pick(SAMPLERS, settings.sampler, "sampler")
+    for name, limit in settings.limits.items():
+        if name not in COSTS:
+            raise ParetuneError(f"budget: '{name}' is no cost that is known before training.{near_miss(name, COSTS)}")
+        if limit <= 0:
+            raise ParetuneError(f"budget.{name} must be above 0, got {limit:g}")
+    return objectives
+
+
+def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
+    """Refuse what no trial could do.
+
+    Raises:
+        ParetuneError: an unknown criterion, 1-bit layers, or a budget below the smallest reachable value.
+    """
+    for name in space.criteria:
+        pick(CRITERIA, name, "criterion")
+    smallest = space.smallest()
+    if 1 in {*smallest.weight_bits.values(), *smallest.activation_bits.values()}:
+        raise ParetuneError("space: the quantizer (LSQ) keeps zero a level and needs 2 bits or more, got 1")
+    flat = {group.name: np.zeros(group.channels) for group in bench.inventory.groups}
+    plan = plan_of(smallest, bench.inventory, {smallest.criterion: flat})
+    reached = static_costs(profile(bench.inventory, plan))
+    for name, limit in settings.limits.items():
+        if reached[name] > limit:
+            raise ParetuneError(f"budget.{name}={limit:g} cannot be met: the space reaches {reached[name]:g} at least")
+
+
+def identity_of(settings: Settings, task: Task, space: Space) -> dict[str, Any]:
+    """What must not change when a study is resumed."""
+    return {
+        "task": f"{task.name} {task.fingerprint}",
+        "objectives": list(settings.objectives),
+        "budget": settings.limits,
+        "sampler": settings.sampler,
+        "population": settings.study.population,
+        "seed": settings.study.seed,
+        "device": task.device.type,
+        "threads": torch.get_num_threads(),
+        "space_hash": space.key,
+        "space": space.describe(),
+    }

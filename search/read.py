@@ -1,0 +1,48 @@
+"""A study's folder as plain rows, and the tables, picture and page drawn from them."""
+
+from pathlib import Path
+
+import optuna
+
+from paretune.costs.table import static_costs
+from paretune.findings import Confirmation, Findings, Objective
+from paretune.inventory import Inventory
+from paretune.plan import DENSE
+from paretune.profile import profile
+from paretune.records import from_plain
+from paretune.report.page import write_page
+from paretune.report.picture import front_svg
+from paretune.report.tables import write_tables
+from paretune.search.folder import read_json
+from paretune.search.store import WORST_QUALITY, identity_in, load_study, read_trial, told
+
+
+def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
+    """A study's folder as plain rows; needs neither the model nor its data. An open `study` is not read again.
+
+    Raises:
+        ParetuneError: the folder is not a study's, or is damaged.
+    """
+    folder = folder.resolve().relative_to(Path.cwd()) if folder.resolve().is_relative_to(Path.cwd()) else folder
+    facts = read_json(folder / "provenance.json")
+    inventory = from_plain(Inventory, read_json(folder / "inventory.json"))
+    study = study or load_study(folder)
+    objectives = tuple(from_plain(Objective, plain) for plain in facts.pop("objective_units"))
+    budget = identity_in(study, folder)["budget"]
+    dense = static_costs(profile(inventory, DENSE))
+    confirmed = folder / "confirmations.json"
+    return Findings(
+        name=folder.resolve().name, folder=str(folder), objectives=objectives, budget=budget,
+        reference={objectives[0].name: WORST_QUALITY, **dense},
+        trials=tuple(read_trial(trial, budget) for trial in told(study)),
+        inventory=inventory, provenance=facts,
+        confirmations=tuple(from_plain(Confirmation, p) for p in read_json(confirmed)) if confirmed.exists() else (),
+    )  # fmt: skip
+
+
+def write_report(folder: Path, study: optuna.Study | None = None) -> Path:
+    """Write the tables, the picture and the page of a study; returns the page's path."""
+    findings = read_findings(folder, study)
+    write_tables(findings, folder)
+    front_svg(findings, folder / "front.svg")
+    return write_page(findings, folder)
