@@ -34,7 +34,9 @@ def watch(model: nn.Module, example: Tensor) -> Watched:
     """
     owners = {name: module for name, module in model.named_modules() if own_floats(module)}
     calls: dict[str, list[Shapes]] = {}
-    handles = [module.register_forward_hook(_recorder(name, calls), with_kwargs=True) for name, module in owners.items()]
+    handles = [
+        module.register_forward_hook(_recorder(name, calls), with_kwargs=True) for name, module in owners.items()
+    ]
     try:
         with torch.no_grad():
             model(example)

@@ -67,8 +67,7 @@ def write_artifact(
     Raises:
         ParetuneError: `folder` holds something that is not an artifact, more than 32 inputs, or no graph can be made.
     """
-    if folder.exists() and not (folder / "scores.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ParetuneError(f"{folder} is not an artifact (it has no scores.json), so it is not overwritten")
+    check_target(folder)
     if len(check[0]) > SAMPLES:
         raise ParetuneError(f"{len(check[0])} sample inputs were given; an artifact carries at most {SAMPLES}")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +83,16 @@ def write_artifact(
         _move(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def check_target(folder: Path) -> None:
+    """Nothing, if `write_artifact` may write `folder`: it is absent, empty or an artifact.
+
+    Raises:
+        ParetuneError: it holds something else.
+    """
+    if folder.exists() and not (folder / "scores.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ParetuneError(f"{folder} is not an artifact (it has no scores.json), so it is not overwritten")
 
 
 def read_artifact(folder: Path) -> Artifact:
@@ -160,7 +169,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         raise ParetuneError(f"{folder} is not an artifact: it has no scores.json")
     try:
         facts: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-        version, files = facts["format"], facts["files"]
+        version, files, _ = facts["format"], facts["files"], dict(facts["scores"])
     except (ValueError, KeyError, TypeError) as error:
         raise ParetuneError(f"{folder / 'scores.json'} is damaged: {error!r}") from error
     if version > FORMAT:

@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from paretune.compress.freeze import freeze, thaw
+from paretune.compress.layers import first_line
+from paretune.compress.quantize import calibrate, quantize
 from paretune.errors import ParetuneError
 from paretune.frozen import Frozen, FrozenLayer
-from paretune.plan import FLOAT
+from paretune.inventory import Inventory
+from paretune.plan import FLOAT, LayerPlan, Plan
 
 MATMULS = ("Conv", "Gemm", "MatMul")  # the nodes a layer can become; each reads data, weight (, bias)
 INT4_OPSET, INT2_OPSET = 21, 25
@@ -33,25 +38,50 @@ def to_onnx(model: nn.Module, frozen: Frozen, example: Tensor) -> onnx.ModelProt
         ParetuneError: the exporter cannot trace the model, or a layer is not to be found in its graph.
     """
     opset = INT2_OPSET if any(layer.weight_bits == 2 for layer in frozen.layers.values()) else INT4_OPSET
-    plain, marks = _marked(model, frozen)
-    proto = _traced(plain, example, opset)
+    proto = _traced(_Open(model, frozen), example, opset)
     _strip(proto)
-    places = {name: _place(proto.graph, name, marks[name]) for name in frozen.layers}
     for name, layer in frozen.layers.items():
-        _store_weight(proto.graph, name, layer, places[name])
+        _store_weight(proto.graph, name, layer)
+        _store_bias(proto.graph, name, layer)
     _store_steps(proto.graph, frozen, {name: _readers(proto.graph, name) for name in frozen.layers})
-    onnx.checker.check_model(proto, full_check=True)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ParetuneError(f"the exported graph is not valid ONNX: {first_line(error)}") from error
     return proto
+
+
+def check_exportable(model: nn.Module, inventory: Inventory, example: Tensor) -> None:
+    """Nothing, if the dense `model` with 8-bit weights and activations can be exported, runs in onnxruntime and
+    gives (n, classes); `example` is one batch (n, ...). About two seconds for a small network; nothing is changed.
+
+    Raises:
+        ParetuneError: what stands in the way.
+    """
+    plan = Plan(layers=tuple(LayerPlan(layer=x.name, weight_bits=8, activation_bits=8) for x in inventory.weighted))
+    quantized = quantize(copy.deepcopy(model), plan)
+    calibrate(quantized, example)
+    frozen = freeze(quantized, inventory, plan)
+    proto = to_onnx(thaw(model, inventory, plan, frozen), frozen, example)
+    try:
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        shape = session.run(None, {"input": example.cpu().numpy()})[0].shape
+    except Exception as error:
+        raise ParetuneError(f"onnxruntime cannot run the exported graph: {first_line(error)}") from error
+    if len(shape) != 2 or shape[0] != len(example) or shape[1] < 2:
+        wanted = f"({len(example)}, classes) with two classes or more"
+        raise ParetuneError(f"an exported model is verified by its top-1 classes, so {wanted} is wanted, got {shape}")
 
 
 def stored_weights(proto: onnx.ModelProto) -> dict[str, tuple[NDArray[Any], NDArray[np.float32]]]:
     """Weights of a graph from `to_onnx`, by layer: codes and scales, or float weights and no scales."""
     arrays = {tensor.name: tensor for tensor in proto.graph.initializer}
-    found = {
-        name.removesuffix(".weight"): (numpy_helper.to_array(tensor), np.empty(0, np.float32))
-        for name, tensor in arrays.items()
-        if name.endswith(".weight")
-    }
+    found = {}
+    for name, tensor in arrays.items():
+        layer, _, part = name.rpartition(".")
+        if part in ("weight", "weight_turned"):
+            array = numpy_helper.to_array(tensor)
+            found[layer] = (array.T if part == "weight_turned" else array, np.empty(0, np.float32))
     for node in proto.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0].endswith(".weight_codes"):
             codes = numpy_helper.to_array(arrays[node.input[0]]).astype(np.int8)
@@ -61,34 +91,46 @@ def stored_weights(proto: onnx.ModelProto) -> dict[str, tuple[NDArray[Any], NDAr
     return found
 
 
-def _marked(model: nn.Module, frozen: Frozen) -> tuple[nn.Module, dict[str, NDArray[np.float32]]]:
-    """A copy without activation rounding whose weights are random, and those weights.
+def stored_floats(proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Everything else of a graph from `to_onnx`, by initializer: "<layer>.bias", "<layer>.input_step" and so on."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer if "." in tensor.name}
 
-    Real weights can be alike (zeros, say), and then the exporter merges layers or drops them.
+
+class _Open(nn.Module):
+    """A copy without activation rounding that is called with its layers' weights and biases.
+
+    What is an input, the exporter's optimiser cannot fuse into a norm, merge with its like or drop for being zero.
     """
-    plain, marks = copy.deepcopy(model).cpu().eval(), {}
-    random = np.random.default_rng(0)
-    for name, layer in frozen.layers.items():
-        module = plain.get_submodule(name)
-        marks[name] = random.standard_normal(layer.codes.shape, np.float32)
-        module.weight = nn.Parameter(torch.from_numpy(marks[name].copy()), requires_grad=False)
-        if layer.activation_bits < FLOAT:
-            module.activation_rounding = nn.Identity()
-    return plain, marks
+
+    def __init__(self, model: nn.Module, frozen: Frozen) -> None:
+        super().__init__()
+        self.rest = copy.deepcopy(model).cpu().eval()
+        self.keys: list[str] = []
+        for name, layer in frozen.layers.items():
+            self.keys += [f"{name}.weight"] if layer.bias is None else [f"{name}.weight", f"{name}.bias"]
+            if layer.activation_bits < FLOAT:
+                self.rest.get_submodule(name).activation_rounding = nn.Identity()
+        self.given = [self.rest.get_parameter(key.lstrip(".")).detach().clone() for key in self.keys]
+        self.eval()
+
+    def forward(self, example: Tensor, given: list[Tensor]) -> Any:
+        named = {key.lstrip("."): tensor for key, tensor in zip(self.keys, given, strict=True)}
+        return torch.func.functional_call(self.rest, named, (example,))
 
 
-def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
+def _traced(model: _Open, example: Tensor, opset: int) -> onnx.ModelProto:
     # A batch of one would be taken for a constant.
     batch = torch.cat([example, example])[:2].cpu()
     try:
         with _silence():
             program = torch.onnx.export(
-                model, (batch,), dynamo=True, opset_version=opset, verbose=False,
-                input_names=["input"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("n")},),
+                model, (batch, model.given), dynamo=True, opset_version=opset, verbose=False,
+                input_names=["input", *model.keys], output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("n")}, [{} for _ in model.given]),
             )  # fmt: skip
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ParetuneError(f"PyTorch cannot export this model with a free batch axis: {first}") from error
+        reason = f"PyTorch cannot export this model with a free batch axis: {first_line(error)}"
+        raise ParetuneError(reason) from error
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     # The exporter may fall back to the example's shape without a word.
@@ -122,32 +164,19 @@ def _strip(proto: onnx.ModelProto) -> None:
     graph.name = "paretune"
 
 
-def _place(graph: onnx.GraphProto, name: str, mark: NDArray[np.float32]) -> tuple[TensorProto, bool]:
-    """The initializer that holds a layer's weight, and whether the exporter has transposed it."""
-    for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or list(tensor.dims) not in (list(mark.shape), list(mark.T.shape)):
-            continue
-        array = numpy_helper.to_array(tensor)
-        if np.array_equal(array, mark):
-            return tensor, False
-        if mark.ndim == 2 and np.array_equal(array, mark.T):
-            return tensor, True
-    raise ParetuneError(f"layer '{name}' is not in the exported graph; its weight is unused or was fused into another")
-
-
-def _store_weight(graph: onnx.GraphProto, name: str, layer: FrozenLayer, place: tuple[TensorProto, bool]) -> None:
-    """Put the layer's real weight where the mark was, dequantized under the name `<layer>.weight`."""
-    tensor, turned = place
-    codes = layer.codes.T if turned else layer.codes
-    marked, weight = tensor.name, f"{name}.weight"
-    for node in graph.node:
-        node.input[:] = [weight if read == marked else read for read in node.input]
+def _store_weight(graph: onnx.GraphProto, name: str, layer: FrozenLayer) -> None:
+    """Put the layer's weight where the graph reads it as an input, dequantized under the name `<layer>.weight`."""
+    weight, turned = f"{name}.weight", _turned(graph, f"{name}.weight")
+    _close(graph, weight)
+    codes = np.ascontiguousarray(layer.codes.T if turned else layer.codes)
     if layer.weight_bits == FLOAT:
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(codes), weight))
+        stored = f"{weight}_turned" if turned else weight
+        _rename(graph, weight, stored)
+        graph.initializer.append(numpy_helper.from_array(codes, stored))
         return
     kind = {2: TensorProto.INT2, 3: TensorProto.INT4, 4: TensorProto.INT4}.get(layer.weight_bits, TensorProto.INT8)
-    whole = np.ascontiguousarray(codes).astype(helper.tensor_dtype_to_np_dtype(kind))
-    tensor.CopyFrom(numpy_helper.from_array(whole, f"{weight}_codes"))
+    whole = codes.astype(helper.tensor_dtype_to_np_dtype(kind))
+    graph.initializer.append(numpy_helper.from_array(whole, f"{weight}_codes"))
     graph.initializer.append(numpy_helper.from_array(layer.scales, f"{weight}_scale"))
     levels = f"{weight}_levels" if turned else weight
     nodes = [
@@ -164,10 +193,43 @@ def _store_weight(graph: onnx.GraphProto, name: str, layer: FrozenLayer, place: 
     graph.node.extend(nodes)
 
 
+def _store_bias(graph: onnx.GraphProto, name: str, layer: FrozenLayer) -> None:
+    bias = f"{name}.bias"
+    if layer.bias is not None and any(bias in node.input for node in graph.node):
+        graph.initializer.append(numpy_helper.from_array(layer.bias, bias))
+    _close(graph, bias)
+
+
+def _close(graph: onnx.GraphProto, name: str) -> None:
+    """Strike `name` from the graph's inputs."""
+    left = [given for given in graph.input if given.name != name]
+    graph.ClearField("input")
+    graph.input.extend(left)
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if read == old else read for read in node.input]
+
+
+def _turned(graph: onnx.GraphProto, weight: str) -> bool:
+    """True if the graph reads `weight` transposed; then the transposing is taken out of it."""
+    readers = [node for node in graph.node if weight in node.input]
+    if not readers or any(node.op_type != "Transpose" for node in readers):
+        return False
+    for node in readers:
+        graph.node.remove(node)
+        _rename(graph, node.output[0], weight)
+    return True
+
+
 def _readers(graph: onnx.GraphProto, name: str) -> list[NodeProto]:
     """The nodes that multiply with the layer's weight: more than one if the layer is called more than once."""
-    readers = [node for node in graph.node if f"{name}.weight" in node.input]
-    if not readers or any(node.op_type not in MATMULS or node.input[1] != f"{name}.weight" for node in readers):
+    weights = {f"{name}.weight", f"{name}.weight_turned"}
+    readers = [node for node in graph.node if weights & set(node.input)]
+    if not readers:
+        raise ParetuneError(f"layer '{name}' is not in the exported graph; its weight is unused")
+    if any(node.op_type not in MATMULS or node.input[1] not in weights for node in readers):
         raise ParetuneError(f"layer '{name}' is not in the exported graph as one of {', '.join(MATMULS)}")
     return readers
 
@@ -178,7 +240,7 @@ def _store_steps(graph: onnx.GraphProto, frozen: Frozen, readers: dict[str, list
     for name, layer in frozen.layers.items():
         if layer.activation_bits == FLOAT:
             continue
-        graph.initializer.extend(_step_tensors(name, layer))
+        graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in input_grid(name, layer).items())
         for call, node in enumerate(readers[name]):
             added = _rounding(name, node.input[0], f".{call}" if call else "")
             node.input[0] = added[-1].output[0]
@@ -188,19 +250,22 @@ def _store_steps(graph: onnx.GraphProto, frozen: Frozen, readers: dict[str, list
     graph.node.extend(ordered)
 
 
-def _step_tensors(name: str, layer: FrozenLayer) -> list[TensorProto]:
+def input_grid(name: str, layer: FrozenLayer) -> dict[str, NDArray[Any]]:
+    """What the rounding of a layer's input reads, by initializer: step, zero, lowest and highest value; or nothing."""
+    if layer.activation_bits == FLOAT:
+        return {}
     step = np.float32(layer.step)
     zero = (np.uint8 if layer.low == 0 else np.int8)(0)
-    tensors = {"step": step, "zero": zero, "low": step * np.float32(layer.low), "high": step * np.float32(layer.high)}
-    return [numpy_helper.from_array(np.asarray(value), f"{name}.input_{key}") for key, value in tensors.items()]
+    grid = {"step": step, "zero": zero, "low": step * np.float32(layer.low), "high": step * np.float32(layer.high)}
+    return {f"{name}.input_{key}": np.asarray(value) for key, value in grid.items()}
 
 
 def _rounding(name: str, data: str, call: str) -> list[NodeProto]:
     """QuantizeLinear, DequantizeLinear and Clip from `data` on: step × clip(round(data / step), low, high).
 
     Clip comes last, even where it changes nothing, because it keeps a runtime from matching the layer as an
-    integer one. onnxruntime 1.31 would round its bias to steps of input step × weight step, round float weights to
-    8 bits, and fail on 2-bit weights; the graph would no longer predict what was measured.
+    integer one. With Clip first, onnxruntime 1.31 rounded biases, took integer kernels at 8 bits for both, and did not
+    load 2-bit weights with 8-bit activations: in some nets other classes than measured (benchmarks/onnx_order.md).
     """
     grid = [f"{name}.input_step", f"{name}.input_zero"]
     codes, rounded, clipped = (f"{name}.input_{part}{call}" for part in ("codes", "rounded", "clipped"))

@@ -21,13 +21,20 @@ def rescore(model: str, data: str) -> dict[str, Any]:
     with np.load(data) as arrays:
         inputs, labels = arrays["inputs"], arrays.get("labels")
     batches = (inputs[at : at + BATCH] for at in range(0, len(inputs), BATCH))
-    predictions = np.concatenate([session.run(None, {name: batch})[0].argmax(1) for batch in batches])
+    predictions = np.concatenate([_classes(session.run(None, {name: batch})[0], len(batch)) for batch in batches])
     return {
         "images": len(inputs),
         "predictions": predictions.tolist(),
         "correct": None if labels is None else int((predictions == labels).sum()),
         "onnxruntime": onnxruntime.__version__,
     }
+
+
+def _classes(outputs: Any, images: int) -> Any:
+    """The top-1 class of each image; a single output column would make every class 0 and every comparison pass."""
+    if outputs.ndim != 2 or len(outputs) != images or outputs.shape[1] < 2:
+        raise SystemExit(f"{images} images gave outputs of shape {outputs.shape}, not (images, two classes or more)")
+    return outputs.argmax(1)
 
 
 if __name__ == "__main__":

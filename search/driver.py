@@ -61,14 +61,15 @@ class Driver:
         self.watch(self.rows)
         end = time.monotonic() + 60 * (self.settings.study.minutes or math.inf)
         while len(self.rows) < self.settings.study.trials and time.monotonic() < end:
-            self.rows.append(self._one(unfinished(self.study) or self.study.ask()))
+            self.rows.append(self._one())
             self._give_up_if_hopeless()
             self.watch(self.rows)
 
-    def _one(self, trial: optuna.Trial) -> Trial:
+    def _one(self) -> Trial:
         """Carry one trial from its question to its row."""
-        control = self.controls[trial.number] if trial.number < len(self.controls) else None
         start = time.perf_counter()
+        trial = unfinished(self.study) or self.study.ask()
+        control = self.controls[trial.number] if trial.number < len(self.controls) else None
         dense = control is not None and control.params is None
         plan = DENSE if dense else plan_of(self.space.ask(trial), self.bench.inventory, self.scores)
         entry, trained = self._entry(plan, control, {} if dense else self.space.choices(trial))

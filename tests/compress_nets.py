@@ -131,6 +131,25 @@ def depthwise() -> nn.Module:
     return nn.Sequential(*body)
 
 
+def bare() -> nn.Module:
+    """Batch norms that learn nothing and only keep statistics, one of them in front of a depthwise convolution."""
+    first = (nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6, bias=False))
+    return nn.Sequential(*first, nn.BatchNorm2d(6, affine=False), nn.Sigmoid(), nn.Conv2d(6, 4, 1), Pooled(4))
+
+
+class Named(nn.Module):
+    """Calls its layers by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm, self.two = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.two(input=F.relu(self.norm(input=self.one(input=x))))
+        return self.head(input=x.mean((2, 3)))
+
+
 def sound() -> nn.Module:
     """One-dimensional convolutions and a flatten."""
     first = (nn.Conv1d(3, 6, 3, padding=1), nn.BatchNorm1d(6), nn.ReLU(), nn.Conv1d(6, 4, 3, stride=2, padding=1))
@@ -156,6 +175,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "flat": (flat, IMAGE, 2),
     "grouped": (grouped, IMAGE, 3),
     "depthwise": (depthwise, IMAGE, 2),
+    "bare": (bare, IMAGE, 2),
+    "named": (Named, IMAGE, 2),
     "mixed_concat": (MixedConcat, IMAGE, 1),
     "excited": (Excited, IMAGE, 2),
     "sound": (sound, SOUND, 2),
@@ -175,8 +196,9 @@ def randomise(net: nn.Module) -> nn.Module:
     """`net` with random batch norm weights and statistics."""
     for module in net.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -1, 1)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.uniform_(module.bias, -1, 1)
             assert module.running_mean is not None
             assert module.running_var is not None
             module.running_mean.uniform_(-1, 1)

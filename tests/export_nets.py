@@ -66,6 +66,8 @@ def settle(model: nn.Module, shape: tuple[int, ...] = (3, 8, 8)) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for norm in (module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))):
         norm.momentum = None
+        if not norm.affine:
+            continue
         norm.weight.data.uniform_(0.5, 1.5, generator=generator)
         norm.weight.data[::3] *= -1
         norm.weight.data[1] = 0

@@ -12,9 +12,9 @@ def small_inventory() -> Inventory:
     """A 3×3 convolution with a folded norm, a 1×1 convolution with a norm of its own, 2×2 pooling, a linear head."""
     layers = (
         Layer(name="stem", kind="conv", weight_shape=(4, 3, 3, 3), bias=False, positions=16, norm="stem.bn"),
-        Layer(name="stem.bn", kind="norm", weight_shape=(4,), bias=True),
+        Layer(name="stem.bn", kind="norm", weight_shape=(4,), bias=True, buffers=8),
         Layer(name="body.a", kind="conv", weight_shape=(6, 4, 1, 1), bias=True, positions=16),
-        Layer(name="body.bn", kind="norm", weight_shape=(6,), bias=True),
+        Layer(name="body.bn", kind="norm", weight_shape=(6,), bias=True, buffers=12),
         Layer(name="scale", kind="other", weight_shape=(5,), bias=False),
         Layer(name="head", kind="linear", weight_shape=(10, 24), bias=True),
     )

@@ -76,6 +76,21 @@ def functions(path: Path) -> list[Function]:
     return [node for node in ast.walk(parsed(path)) if isinstance(node, Function)]
 
 
+def can_fail(test: ast.AST, tree: ast.Module, seen: frozenset[str] = frozenset()) -> bool:
+    """True if `test` asserts something, or calls a function of its file `tree` that does."""
+    helpers = {node.name: node for node in tree.body if isinstance(node, Function)}
+    for node in ast.walk(test):
+        if isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant):
+            return True
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in ("pytest.raises", "pytest.fail") or name.split(".")[-1].startswith("assert_"):
+                return True
+            if name in helpers and name not in seen and can_fail(helpers[name], tree, seen | {name}):
+                return True
+    return False
+
+
 def test_there_are_modules_and_tests_to_check() -> None:
     assert len(MODULES) > 40
     assert len(TESTS) > 20
@@ -112,12 +127,36 @@ def test_nothing_imports_the_folders_by_their_bare_names() -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in TESTS if path.name.startswith("test_")], ids=short)
-def test_a_test_can_fail(path: Path) -> None:
-    tree = parsed(path)
-    asserts = any(isinstance(node, ast.Assert) for node in ast.walk(tree))
-    raises = any(isinstance(node, ast.Attribute) and node.attr == "raises" for node in ast.walk(tree))
-    assert asserts or raises
-    assert any(function.name.startswith("test_") for function in functions(path))
+def test_every_test_can_fail(path: Path) -> None:
+    tests = [function for function in functions(path) if function.name.startswith("test_")]
+    assert tests
+    toothless = [test.name for test in tests if not can_fail(test, parsed(path))]
+    assert not toothless, f"{short(path)}: {toothless} assert nothing, nor does a helper they call"
+
+
+@pytest.mark.parametrize(
+    ("body", "teeth"),
+    [
+        ("assert f()", True),
+        ("with pytest.raises(ValueError, match='x'): f()", True),
+        ("np.testing.assert_allclose(f(), 1)", True),
+        ("torch.testing.assert_close(f(), 1)", True),
+        ("check(f())", True),  # asserts itself
+        ("checks(f())", True),  # calls what asserts
+        ("for x in xs: check(x)", True),
+        ("f()", False),
+        ("f(check)", False),
+        ("loop(f())", False),
+        ("other.check(f())", False),
+        ("assert True", False),
+        ("'assert f()'", False),
+        ("pytest.raises", False),
+    ],
+)
+def test_the_rule_that_a_test_can_fail_can_fail(body: str, teeth: bool) -> None:
+    helpers = "def check(x): assert x\ndef checks(x): check(x)\ndef loop(x): pool(x)\ndef pool(x): loop(x)\n"
+    tree = ast.parse(f"{helpers}def test_it():\n {body}\n")
+    assert can_fail(tree.body[-1], tree) is teeth
 
 
 @pytest.mark.parametrize("path", TESTS, ids=short)

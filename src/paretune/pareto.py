@@ -53,7 +53,7 @@ def _swept(points: Array, reference: Array) -> float:
     # Fewer than three objectives are three with last ones that are always 0 below 1: one sweep serves all.
     missing = 3 - len(reference)
     rows = np.hstack([points, np.zeros((len(points), missing))])
-    right, high, deep = (*reference.tolist(), *[1.0] * missing)
+    right, high, deep = np.append(reference, np.ones(missing)).tolist()
     rows = rows[np.lexsort(rows.T)]
     tops = np.append(rows[1:, 2], deep)
     stairs, area, volume = [(-np.inf, high), (right, -np.inf)], 0.0, 0.0

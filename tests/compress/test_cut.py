@@ -54,7 +54,8 @@ def test_the_profile_says_what_the_cut_model_has(name: str, seed: int) -> None:
     kept = some(inventory, seed)
     small = cut(net, inventory, kept)
     for layer in inventory.layers:
-        assert small.get_submodule(layer.name).get_parameter("weight").shape == cut_shape(inventory, layer, kept)
+        held = small.get_submodule(layer.name)
+        assert (held.weight if layer.affine else held.running_mean).shape == cut_shape(inventory, layer, kept)  # type: ignore[union-attr]
     rows = profile(inventory, Plan(groups=tuple(GroupPlan(group=g, kept=units) for g, units in kept.items())))
     assert sum(row.params for row in rows) == sum(parameter.numel() for parameter in small.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -81,7 +82,8 @@ def test_the_modules_say_what_their_tensors_are(name: str) -> None:
             assert module.weight.shape == (module.out_features, module.in_features)
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             assert module.running_mean is not None
-            assert len(module.weight) == len(module.bias) == len(module.running_mean) == module.num_features
+            assert len(module.running_mean) == module.num_features
+            assert not module.affine or len(module.weight) == len(module.bias) == module.num_features
 
 
 def test_the_kept_weights_stay_in_order() -> None:

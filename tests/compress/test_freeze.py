@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from compress_nets import build
 from export_nets import Compressed, compressed, images, mixed, settle
-from torch import nn
+from torch import Tensor, nn
 
 from paretune.compress.cut import cut
 from paretune.compress.freeze import freeze, thaw
@@ -32,9 +33,40 @@ NETS: dict[str, Callable[[], Compressed]] = {
     "mixed": mixed,
     "conv bias and norm": lambda: chain(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(216, 4)),
     "no norm, no bias": lambda: chain(nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)),
+    "norms without weight": lambda: chain(
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6, affine=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(216, 4),
+        nn.BatchNorm1d(4, affine=False),
+    ),
+    "layers called by keyword": lambda: compressed(build("named")[0], {"one": (4, 8), "two": (3, 4), "head": (4, 8)}),
     "norm first": lambda: chain(nn.BatchNorm2d(3), nn.Conv2d(3, 6, 3, groups=3), nn.Flatten(), nn.Linear(216, 4)),
     "norm last": lambda: chain(nn.Flatten(), nn.Linear(192, 8, bias=False), nn.BatchNorm1d(8)),
 }
+
+
+class Alias(nn.Module):
+    """Keeps its layers under two names each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.BatchNorm2d(6))
+        self.stem, self.norm, _, self.last = self.body
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.last(self.norm(self.body[0](x)).relu()).mean((2, 3)))
+        return logits
+
+
+def alias() -> Compressed:
+    torch.manual_seed(3)
+    return compressed(settle(Alias()), {"body.0": (4, 8), "head": (4, 8)})
+
+
+NETS["layers of two names"] = alias
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS.keys())

@@ -119,7 +119,7 @@ WHOLE = {
     ),
     "bare batch norm": (
         lambda s, x: s.fc(s.bn(s.one(x))),
-        {"one": nn.Conv2d(3, 3, 1), "bn": nn.BatchNorm2d(3, affine=False)},
+        {"one": nn.Conv2d(3, 3, 1), "bn": nn.BatchNorm2d(3, affine=False, track_running_stats=False)},
         r"pass 'bn' \(BatchNorm2d\), which cannot be sliced",
     ),
     "transposed": (
@@ -179,6 +179,36 @@ def test_modules_never_called_come_last() -> None:
     net = Lambda(lambda s, x: s.fc(s.one(x)), spare=nn.Linear(2, 2), one=nn.Conv2d(3, 4, 1), fc=Pooled(4))
     last = discover(net.eval(), IMAGE).layers[-1]
     assert (last.name, last.kind, last.weight_shape) == ("spare", "other", (6,))
+
+
+def test_stored_buffers_are_layers_without_parameters() -> None:
+    net = Lambda(lambda s, x: s.fc(s.one(x) + s.grid), one=nn.Conv2d(3, 4, 1), fc=Pooled(4))
+    net.register_buffer("grid", torch.zeros(1, 1, 8, 8))
+    net.register_buffer("scratch", torch.zeros(5), persistent=False)
+    net.fc.register_buffer("calls", torch.zeros(7, dtype=torch.int64))
+    root = discover(net.eval(), IMAGE).layer[""]
+    assert (root.kind, root.weight_shape, root.buffers) == ("other", (0,), 64)
+    assert [layer.name for layer in discover(net, IMAGE).layers] == ["one", "fc.fc", ""]
+
+
+def test_a_norm_without_weight_folds() -> None:
+    inventory = discover(*build("bare"))
+    assert (inventory.layer["0"].norm, inventory.layer["3"].norm) == ("1", "4")
+    norm = inventory.layer["1"]
+    assert (norm.kind, norm.weight_shape, norm.affine, norm.bias, norm.buffers) == ("norm", (6,), False, False, 12)
+
+
+def test_a_layer_that_holds_more_than_its_class_is_not_sliced() -> None:
+    net = Lambda(lambda s, x: s.fc(s.one(x)), one=nn.Conv2d(3, 4, 1), fc=Pooled(4))
+    net.one.register_buffer("mask", torch.ones(4, 3, 1, 1))
+    inventory = discover(net.eval(), IMAGE)
+    one = inventory.layer["one"]
+    assert (one.kind, one.weight_shape, one.buffers, inventory.groups) == ("other", (16,), 12, ())
+
+
+def test_layers_called_by_keyword_have_their_shapes() -> None:
+    inventory = discover(*build("named"))
+    assert [layer.input_shape for layer in inventory.layers] == [(3, 8, 8), (6, 6, 6), (6, 6, 6), (4,)]
 
 
 def test_the_model_is_left_alone() -> None:

@@ -206,6 +206,20 @@ def test_calibration_looks_at_every_pixel_of_a_large_batch() -> None:
     assert quantizer.step.item() == pytest.approx(best_step(x.flatten()[None], 0, 15).item(), rel=0.15)
 
 
+def test_a_layer_called_by_keyword_is_quantized_as_one_called_by_position() -> None:
+    class Positional(type(build("named")[0])):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.two(self.norm(self.one(x)).relu()).mean((2, 3)))
+
+    named, batch = build("named")[0], torch.randn(8, 3, 8, 8)
+    twin = Positional().eval()
+    twin.load_state_dict(named.state_dict())
+    for net in (named, twin):
+        calibrate(quantize(net, plan_of(4, "one", "two", "head", activations=3)), batch)
+    assert named.two.activation_quantizer.high == 7
+    assert torch.equal(named(batch), twin(batch))
+
+
 def test_an_activation_quantizer_lets_everything_through_until_it_is_calibrated() -> None:
     x = normal(0)
     assert torch.equal(ActivationQuantizer(4)(x), x)

@@ -12,15 +12,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_nets import Compressed, images, mixed
+from export_nets import Compressed, compressed, images, mixed
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch import nn
 
 from paretune.compress.freeze import freeze, thaw
+from paretune.costs.table import size_bytes
 from paretune.errors import ParetuneError
 from paretune.export import rescore
-from paretune.export.artifact import FILES, read_artifact, write_artifact
+from paretune.export.artifact import FILES, check_target, read_artifact, write_artifact
 from paretune.export.verify import verify
+from paretune.profile import profile
 
 TEST = images(100).numpy()
 LABELS = np.arange(100) % 5
@@ -186,6 +189,75 @@ def test_a_graph_that_does_not_run_is_an_error(copy: Path) -> None:
     seal(copy)
     with pytest.raises(ParetuneError, match="does not run in a fresh process"):
         verify(copy)
+
+
+def test_an_edited_score_is_noticed(copy: Path, made: Made) -> None:
+    facts = json.loads((copy / "scores.json").read_text())
+    for claimed in (made.error - 0.02, float("nan")):
+        facts["scores"]["top1_error"] = claimed
+        (copy / "scores.json").write_text(json.dumps(facts))
+        verdict = verify(copy, TEST, LABELS)
+        assert not verdict.ok
+        assert verdict.message[1] == f"top-1 error is {made.error:.4f}, scores.json says {claimed:.4f}"
+    assert verify(copy, TEST).ok, "without labels nothing is known about the error"
+
+
+@pytest.mark.parametrize(("name", "said"), [("hidden.bias", "bias"), ("join.input_high", "activation step")])
+def test_other_floats_in_the_graph_are_noticed_even_with_fitting_hashes(copy: Path, name: str, said: str) -> None:
+    graph = onnx.load(copy / "model.onnx")
+    (tensor,) = (tensor for tensor in graph.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.0001), name))
+    onnx.save(graph, copy / "model.onnx")
+    seal(copy)
+    layer = name.partition(".")[0]
+    expected = f"layer '{layer}' has another {said} in model.onnx than in model.safetensors"
+    assert verify(copy).message[1:] == (expected,)
+
+
+def test_outputs_that_are_not_classes_are_an_error(copy: Path) -> None:
+    graph = onnx.load(copy / "model.onnx")
+    graph.graph.output[0].ClearField("type")
+    last = next(node for node in graph.graph.node if "logits" in node.output)
+    last.output[0] = "classes"
+    graph.graph.node.append(
+        onnx.helper.make_node("ReduceMax", ["classes"], ["logits"], keepdims=1, noop_with_empty_axes=0)
+    )
+    onnx.save(graph, copy / "model.onnx")
+    seal(copy)
+    with pytest.raises(ParetuneError, match=r"outputs of shape \(1, 1\), not \(images, two classes or more\)"):
+        verify(copy, TEST)
+    with np.load(copy / "check.npz") as arrays:
+        flat = {**arrays, "logits": arrays["logits"][:, :1]}
+    np.savez(copy / "check.npz", **flat)
+    seal(copy)
+    with pytest.raises(ParetuneError, match=r"stores outputs of shape \(8, 1\)"):
+        verify(copy)
+
+
+def test_a_target_can_be_checked_before_any_work(made: Made, tmp_path: Path) -> None:
+    for fine in (tmp_path, tmp_path / "new", made.folder):
+        check_target(fine)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for taken in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(ParetuneError, match="not an artifact"):
+            check_target(taken)
+
+
+def test_a_net_with_a_buffer_is_exported_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 4))
+    net.register_buffer("pos", torch.randn(1, 16, 6, 6))
+    source = compressed(net.eval(), {"0": (2, 8), "3": (2, 8)})
+    frozen = freeze(source.model, source.inventory, source.plan)
+    model = thaw(source.dense, source.inventory, source.plan, frozen)
+    with torch.no_grad():
+        predictions = model(torch.from_numpy(TEST)).argmax(1).numpy()
+    write_artifact(
+        tmp_path / "model", model=model, frozen=frozen, inventory=source.inventory, plan=source.plan,
+        example=source.images[:1], check=(TEST[:8], predictions),
+        scores={"size_bytes": size_bytes(profile(source.inventory, source.plan))},
+    )  # fmt: skip
+    assert verify(tmp_path / "model", TEST).ok
 
 
 def test_missing_files_and_newer_formats_are_named(copy: Path) -> None:

@@ -5,16 +5,19 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from export_nets import Compressed, compressed, images, mixed
+from compress_nets import build
+from export_nets import Compressed, compressed, images, mixed, settle
 from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
 
 from paretune.compress.freeze import freeze, thaw
+from paretune.compress.groups import discover
 from paretune.errors import ParetuneError
-from paretune.export.graph import stored_weights, to_onnx
+from paretune.export.graph import check_exportable, stored_floats, stored_weights, to_onnx
 from paretune.frozen import Frozen
 
+ALL = ["everything", "hostile", "kept", "bare", "named"]
 LEVELS = [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL]
 
 
@@ -56,6 +59,48 @@ class Hostile(nn.Module):
         return logits
 
 
+class Kept(nn.Module):
+    """Norms that no layer can swallow: one reads what another module reads too, one is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.two, self.twice, self.three = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 1, bias=False)
+        self.tokens, self.bare, self.head = nn.Linear(6, 5), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 4)
+        self.register_buffer("position", torch.randn(1, 6, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x)
+        x = self.two(self.norm(x).relu() + x)
+        x = self.twice(self.three(self.twice(x).relu())) + self.position
+        logits: Tensor = self.head(self.bare(self.tokens(x.flatten(2).transpose(1, 2)).mean(1)))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def kept() -> Exported:
+    torch.manual_seed(0)
+    net = settle(Kept())
+    return Exported(
+        compressed(net, {"one": (8, 8), "two": (4, 8), "three": (32, 8), "tokens": (32, 8), "head": (4, 8)})
+    )
+
+
+@pytest.fixture(scope="module")
+def bare() -> Exported:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4, bias=False),
+        nn.BatchNorm1d(4, affine=False),
+    )  # fmt: skip
+    return Exported(compressed(settle(net), {"0": (4, 8), "4": (8, 8)}))
+
+
+@pytest.fixture(scope="module")
+def named() -> Exported:
+    return Exported(compressed(build("named")[0], {"one": (4, 8), "two": (8, 8), "head": (4, 8)}))
+
+
 @pytest.fixture(scope="module")
 def everything() -> Exported:
     return Exported(mixed())
@@ -85,7 +130,7 @@ def run(graph: onnx.ModelProto, inputs: Tensor, level: onnxruntime.GraphOptimiza
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=["optimised", "as written"])
-@pytest.mark.parametrize("net", ["everything", "hostile"])
+@pytest.mark.parametrize("net", ALL)
 def test_onnxruntime_predicts_what_pytorch_predicts(
     net: str, level: onnxruntime.GraphOptimizationLevel, request: pytest.FixtureRequest
 ) -> None:
@@ -112,7 +157,7 @@ def test_weights_are_stored_in_the_narrowest_type(everything: Exported) -> None:
     assert not any(f"{name}.weight" in types for name in narrow)
 
 
-@pytest.mark.parametrize("net", ["everything", "hostile"])
+@pytest.mark.parametrize("net", ALL)
 def test_the_graph_holds_exactly_the_frozen_numbers(net: str, request: pytest.FixtureRequest) -> None:
     exported = request.getfixturevalue(net)
     stored = stored_weights(exported.graph)
@@ -120,6 +165,8 @@ def test_the_graph_holds_exactly_the_frozen_numbers(net: str, request: pytest.Fi
         codes, scales = stored[name]
         assert np.array_equal(codes, layer.codes)
         assert np.array_equal(scales, layer.scales)
+        if layer.bias is not None:
+            assert np.array_equal(stored_floats(exported.graph)[f"{name}.bias"], layer.bias)
 
 
 def test_opset_is_the_least_that_holds_the_weights(everything: Exported, hostile: Exported) -> None:
@@ -172,3 +219,48 @@ def test_a_fixed_batch_is_an_error_in_one_line() -> None:
     model = Stubborn().eval()
     with pytest.raises(ParetuneError, match="cannot export this model with a free batch axis"):
         to_onnx(model, Frozen(layers={}, rest={}), torch.zeros(2, 4))
+
+
+def test_norms_that_do_not_fold_stay_in_the_graph(kept: Exported) -> None:
+    kinds = [node.op_type for node in kept.graph.graph.node]
+    assert kinds.count("BatchNormalization") == 3 + 1  # "twice" twice, and the bare one reads a mean over tokens
+    assert not any(node.op_type == "Transpose" and node.input[0] == "tokens.weight" for node in kept.graph.graph.node)
+
+
+class Branching(nn.Module):
+    """Decides by the data, which a graph cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x if x.sum() > 0 else -x)
+        return logits
+
+
+def test_a_model_that_can_be_exported_passes_and_is_left_alone() -> None:
+    made = mixed()
+    made.dense.train()
+    before = {key: value.clone() for key, value in made.dense.state_dict().items()}
+    check_exportable(made.dense, made.inventory, made.images[:1])
+    assert made.dense.training
+    assert all(torch.equal(value, before[key]) for key, value in made.dense.state_dict().items())
+    assert not any(hasattr(module, "activation_quantizer") for module in made.dense.modules())
+
+
+@pytest.mark.parametrize(
+    ("net", "match"),
+    [
+        (Branching(), "cannot export this model with a free batch axis"),
+        (Stubborn(), "cannot export this model with a free batch axis"),
+        (Unused(), "layer 'idle' is not in the exported graph; its weight is unused"),
+        (nn.Sequential(nn.Linear(4, 1)), r"\(2, classes\) with two classes or more is wanted, got \(2, 1\)"),
+        (nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))), r"is wanted, got \(2, 2, 3\)"),
+    ],
+    ids=["branching", "fixed batch", "unused", "one class", "pixels"],
+)
+def test_a_model_that_cannot_be_exported_says_why(net: nn.Module, match: str) -> None:
+    example = torch.randn(2, 4)
+    with pytest.raises(ParetuneError, match=match):
+        check_exportable(net.eval(), discover(net.eval(), example), example)

@@ -1,5 +1,6 @@
 """Packing is exact both ways, and as large as the arithmetic says."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 
@@ -10,12 +11,13 @@ from export_nets import compressed, mixed, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
-from torch import nn
+from torch import Tensor, nn
 
 from paretune.compress.freeze import freeze
+from paretune.costs.table import size_bytes
 from paretune.errors import ParetuneError
-from paretune.export.pack import HEADER_BYTES, layout, pack, unpack
-from paretune.frozen import Frozen, FrozenLayer
+from paretune.export.pack import layout, pack, unpack
+from paretune.frozen import HEADER_BYTES, Frozen, FrozenLayer
 from paretune.inventory import Inventory
 from paretune.plan import Plan
 from paretune.profile import profile
@@ -85,6 +87,78 @@ def test_the_file_is_as_large_as_the_profile_says() -> None:
     for model, plan in ((made.model, made.plan), (made.dense, Plan())):
         blob = pack(freeze(model, made.inventory, plan))
         assert len(blob) == HEADER_BYTES + payload(made.inventory, plan)
+
+
+class Held(nn.Module):
+    """A convolution, a `stem` between it and the head, and whatever `keep` is given as buffers."""
+
+    def __init__(self, stem: nn.Module, **keep: Tensor) -> None:
+        super().__init__()
+        self.conv, self.stem, self.head = nn.Conv2d(3, 6, 3), stem, nn.Linear(6, 4)
+        for name, tensor in keep.items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.conv(x))
+        x = x + self.pos if hasattr(self, "pos") else x
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Scaled(nn.Module):
+    """A parameter, a float buffer, one that is not stored and one of whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, 6, 1, 1))
+        self.register_buffer("offset", torch.ones(1, 1, 6, 6))
+        self.register_buffer("scratch", torch.ones(9), persistent=False)
+        self.register_buffer("calls", torch.zeros(3, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = x * self.gain + self.offset
+        return made
+
+
+class Masked(nn.Conv2d):
+    """A convolution that holds more than a convolution does."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 6, 1)
+        self.register_buffer("mask", torch.ones(6, 6, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
+def twins() -> nn.Module:
+    """A norm that is called twice, so it folds nowhere."""
+    norm = nn.BatchNorm2d(6)
+    return nn.Sequential(norm, nn.Conv2d(6, 6, 1), norm)
+
+
+HELD: dict[str, Callable[[], nn.Module]] = {
+    "root buffer": lambda: Held(nn.ReLU(), pos=torch.ones(1, 6, 6, 6)),
+    "buffer beside a parameter": lambda: Held(Scaled()),
+    "both": lambda: Held(Scaled(), pos=torch.ones(1, 6, 6, 6), unused=torch.ones(3)),
+    "layer with a buffer": lambda: Held(Masked()),
+    "bare norm": lambda: Held(nn.BatchNorm2d(6, affine=False)),
+    "bare norm, not folded": lambda: Held(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(6, affine=False))),
+    "norm, not folded": lambda: Held(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(6))),
+    "norm without statistics": lambda: Held(nn.BatchNorm2d(6, track_running_stats=False)),
+    "instance norm": lambda: Held(nn.InstanceNorm2d(6, track_running_stats=True)),
+    "norm called twice": lambda: Held(twins()),
+}
+
+
+@pytest.mark.parametrize("groups", [True, False], ids=["cut", "whole"])
+@pytest.mark.parametrize("make", HELD.values(), ids=HELD.keys())
+def test_the_counted_size_is_the_files(make: Callable[[], nn.Module], groups: bool) -> None:
+    torch.manual_seed(0)
+    made = compressed(settle(make()), {"conv": (3, 8), "head": (4, 32)}, groups=groups)
+    assert bool(made.plan.groups) <= groups
+    blob = pack(freeze(made.model, made.inventory, made.plan))
+    assert len(blob) == size_bytes(profile(made.inventory, made.plan))
 
 
 def test_a_net_of_many_sizes_keeps_the_header() -> None:

@@ -149,7 +149,8 @@ def test_found_and_confirmed_stand_side_by_side():
 def test_failures_and_their_absence_are_said_plainly():
     findings = fake_findings()
     assert "size_bytes" in failed(findings)
-    assert "None: no trial failed" in failed(cut(findings, lambda trial: trial.status == "done"))
+    assert "None: no trial failed, and none was stopped" in failed(cut(findings, lambda trial: trial.status == "done"))
+    assert "budget" not in failed(cut(CASES["no budget"], lambda trial: trial.status == "done"))
 
 
 def test_commands_are_the_ones_to_type():

@@ -81,6 +81,8 @@ def test_a_better_control_over_the_budget_is_not_kept_quiet(errors, said):
 def test_a_control_over_the_budget_that_is_no_better_is_not_named():
     best = fake_findings().front[0].values["top1_error"]
     assert "over the budget" not in added(over({1: best, 2: best + 0.001}))
+    failed = [replace(t, feasible=True, status="failed") if t.number == 2 else t for t in over({2: 0.02}).trials]
+    assert "over the budget" not in added(replace(over({}), trials=tuple(failed)))
     unscored = over({})
     trials = [replace(t, values={}) if t.kind == "control" and not t.feasible else t for t in unscored.trials]
     assert "over the budget" not in added(replace(unscored, trials=tuple(trials)))

@@ -99,9 +99,13 @@ def test_the_recovery_is_searched_like_everything_else() -> None:
     assert recovery == Recovery(epochs=2, lr=0.5, distill="logits")
 
 
-@pytest.mark.parametrize("ratio", [0, 0.0, 0.999, [0, 0.5], {"low": 0.0, "high": 0.8, "step": 0.1}])
-def test_good_ratios(ratio: object) -> None:
-    parse_space({"groups": [{"match": "*", "ratio": ratio}]}, small_inventory())
+GOOD_RATIOS = ((0, 0), (0.0, 0), (0.999, 0.999), ([0, 0.5], 0.5), ({"low": 0.0, "high": 0.8, "step": 0.1}, 0.8))
+
+
+@pytest.mark.parametrize(("ratio", "most"), GOOD_RATIOS)
+def test_good_ratios(ratio: object, most: float) -> None:
+    space = parse_space({"groups": [{"match": "*", "ratio": ratio}]}, small_inventory())
+    assert space.smallest().ratios == pytest.approx({"stem": most, "body.a": most})
 
 
 BAD_RATIOS = (1, 1.0, -0.1, "half", True, None, [0.1, 1.5], {"low": 0.5, "high": 1.0}, float("nan"))
@@ -113,9 +117,15 @@ def test_bad_ratios(ratio: object) -> None:
         parse_space({"groups": [{"match": "*", "ratio": ratio}]}, small_inventory())
 
 
-@pytest.mark.parametrize("bits", [1, 2, 8, 32, [2, 32], {"low": 2, "high": 8}, {"low": 4, "high": 8, "step": 2}])
-def test_good_bits(bits: object) -> None:
-    parse_space({"layers": [{"match": "*", "weight_bits": bits}], "activation_bits": bits}, small_inventory())
+STEPS = {"low": 4, "high": 8, "step": 2}
+GOOD_BITS = ((1, 1), (2, 2), (8, 8), (32, 32), ([2, 32], 2), ({"low": 2, "high": 8}, 2), (STEPS, 4))
+
+
+@pytest.mark.parametrize(("bits", "fewest"), GOOD_BITS)
+def test_good_bits(bits: object, fewest: int) -> None:
+    spec = {"layers": [{"match": "*", "weight_bits": bits}], "activation_bits": bits}
+    recipe = parse_space(spec, small_inventory()).smallest()
+    assert set(recipe.weight_bits.values()) == set(recipe.activation_bits.values()) == {fewest}
 
 
 BAD_BITS = (0, 9, 16, 4.5, 4.0, "4", True, None, -2, [4, 9], {"low": 2, "high": 32}, {"low": 2.0, "high": 8.0})
