@@ -1,10 +1,11 @@
 """A thawed model as an ONNX graph that stores whole numbers: INT2, INT4 or INT8 weights, rounded activations."""
 
+import contextlib
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,9 @@ def _traced(model: _Open, example: Tensor, opset: int) -> onnx.ModelProto:
                 dynamic_shapes=({0: torch.export.Dim("n")}, [{} for _ in model.given]),
             )  # fmt: skip
     except Exception as error:
-        reason = f"PyTorch cannot export this model with a free batch axis: {first_line(error)}"
+        # The exporter wraps what went wrong in advice over many lines.
+        cause = error.__cause__ or error
+        reason = f"PyTorch cannot export this model with a free batch axis: {first_line(cause)}"
         raise ParetuneError(reason) from error
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
@@ -141,13 +144,13 @@ def _traced(model: _Open, example: Tensor, opset: int) -> onnx.ModelProto:
     return proto
 
 
-@contextmanager
+@contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """No warnings and no log lines; the exporter has many, none that a user could act on."""
+    """No warnings, log lines or traced code; the exporter has many, none that a user could act on."""
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

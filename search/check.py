@@ -1,5 +1,6 @@
 """What can be told before anything is written: names, reach of the space, and what makes a study the same study."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from paretune.compress.rates import plan_of
 from paretune.conf.settings import Settings
 from paretune.costs.table import COSTS, static_costs
 from paretune.errors import ParetuneError, near_miss, pick
+from paretune.export.graph import check_exportable
 from paretune.findings import Objective
 from paretune.profile import profile
-from paretune.search.bench import Bench
+from paretune.search.bench import Bench, lay_out
 from paretune.search.samplers import SAMPLERS
 from paretune.spaces.space import Space
 from paretune.tasks.task import Task
@@ -55,6 +57,15 @@ def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
     for name, limit in settings.limits.items():
         if reached[name] > limit:
             raise ParetuneError(f"budget.{name}={limit:g} cannot be met: the space reaches {reached[name]:g} at least")
+
+
+def warn_if_stuck_here(task: Task) -> None:
+    """Say before the search, on standard error, if what it finds could not be exported."""
+    bench = lay_out(task)
+    try:
+        check_exportable(task.model, bench.inventory, task.example())
+    except ParetuneError as error:
+        print(f"paretune: warning: this model can be searched, but not be exported yet: {error}", file=sys.stderr)
 
 
 def identity_of(settings: Settings, task: Task, space: Space) -> dict[str, Any]:

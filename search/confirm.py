@@ -14,7 +14,7 @@ from paretune.choose import choose
 from paretune.compress.freeze import thaw
 from paretune.conf.settings import Settings, parse_settings
 from paretune.errors import ParetuneError
-from paretune.export.artifact import write_artifact
+from paretune.export.artifact import SAMPLES, check_target, write_artifact
 from paretune.export.pack import unpack
 from paretune.export.verify import Verdict, verify
 from paretune.findings import Confirmation, Findings, Trial
@@ -31,7 +31,6 @@ from paretune.tasks.task import Split, Task
 
 RECOVER = ("kept", "full")
 FRESH_SEEDS = 3
-CHECK_IMAGES = 32  # sample inputs that travel with the artifact
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +59,7 @@ def export(
     """
     if recover not in RECOVER:
         raise ParetuneError(f"recover is one of {', '.join(RECOVER)}, got '{recover}'")
+    check_target(out)
     findings = read_findings(folder)
     trial = choose(findings, rule, under=under, drop=drop)
     if recover == "full" and trial.plan is not None and trial.plan.recovery.epochs == 0:
@@ -178,7 +178,7 @@ def _write(out: Path, best: Replay, bench: Bench, scores: dict[str, Any]) -> Non
     inputs, predictions = tested(best.model, bench.task.test)
     write_artifact(
         out, model=best.model, frozen=best.frozen, inventory=bench.inventory, plan=best.plan,
-        example=bench.task.example(), scores=scores, check=(inputs[:CHECK_IMAGES], predictions),
+        example=bench.task.example(), scores=scores, check=(inputs[:SAMPLES], predictions),
     )  # fmt: skip
 
 

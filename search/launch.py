@@ -32,12 +32,14 @@ def study_command(arguments: Sequence[str]) -> int:
 
     def run(settings: Settings) -> None:
         from paretune.report.verdict import summary_lines
+        from paretune.search.check import warn_if_stuck_here
         from paretune.search.read import read_findings
         from paretune.search.store import AnotherStudy
         from paretune.search.study import carry_out
         from paretune.tasks.table import make_task
 
         task = make_task(settings.task, device=settings.device)
+        warn_if_stuck_here(task)
         try:
             study = carry_out(settings, task)
         except AnotherStudy as error:
