@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from paretune.errors import ParetuneError
@@ -18,7 +17,7 @@ from paretune.outcome import Outcome
 from paretune.plan import Plan
 from paretune.records import from_plain, to_plain
 from paretune.search.folder import forget
-from paretune.search.journal import JOURNAL, Journal, mend_journal
+from paretune.search.journal import JOURNAL, mend_journal, replayed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 WORST_QUALITY = 1.0  # told for a trial that is over budget: never trained, so never scored
@@ -45,7 +44,7 @@ def open_study(folder: Path, name: str, objectives: Sequence[str], identity: Map
     """
     path = folder / JOURNAL
     mend_journal(path)
-    storage = JournalStorage(Journal(path))
+    storage = replayed(path)
     names = optuna.get_all_study_names(storage)  # a folder may have been renamed since, its study is still that one
     study = optuna.create_study(
         storage=storage,
@@ -110,7 +109,7 @@ def load_study(folder: Path) -> optuna.Study:
     path = folder / JOURNAL
     if not path.is_file():
         raise ParetuneError(f"{folder} is not the folder of a study: {JOURNAL} is missing")
-    storage = JournalStorage(Journal(path))
+    storage = replayed(path)
     names = optuna.get_all_study_names(storage)
     if not names:
         raise ParetuneError(f"{path} holds no study yet; run the study's command again")
