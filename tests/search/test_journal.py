@@ -6,7 +6,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from paretune.errors import ParetuneError
-from paretune.search.journal import Journal, mend_journal
+from paretune.search.journal import Journal, mend_journal, replayed
 
 
 def grown(path, backend):
@@ -55,3 +55,12 @@ def test_damage_before_the_last_line_is_not_guessed_at(tmp_path):
     journal.write_bytes(b'{"op_code": 0}\n{"op": \n{"op_code": 5}\n')
     with pytest.raises(ParetuneError, match="line 2 is damaged"):
         list(Journal(journal).read_logs(0))
+
+
+def test_reading_a_whole_journal_leaves_optuna_as_it_was(tmp_path):
+    path = tmp_path / "study.journal"
+    path.touch()
+    ours = grown(path, Journal(path))
+    before = optuna.storages.journal._storage.json_to_distribution
+    assert told(optuna.load_study(storage=replayed(path), study_name="s")) == told(ours)
+    assert optuna.storages.journal._storage.json_to_distribution is before
