@@ -174,7 +174,7 @@ def open_lines(home: Path, long: LongStudy, trials: int, repeats: int) -> Iterat
         return timed(anew, repeats)
 
     def resume() -> list[Trial]:
-        return [store.read_trial(trial, BUDGET) for trial in store.told(long.open(home, "nsga2"))]
+        return store.rows_of(long.open(home, "nsga2"), BUDGET)
 
     name = f"{trials} trials of {long.size} parameters"
     yield Line(what=f"{name}: open_study", times=fresh(lambda: long.open(home, "nsga2")))

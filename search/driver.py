@@ -27,7 +27,7 @@ from paretune.search.bench import Bench
 from paretune.search.controls import Control
 from paretune.search.evaluate import Trained, evaluate
 from paretune.search.folder import drop_kept, kept_folder, write_json
-from paretune.search.store import Entry, read_trial, tell, told, unfinished
+from paretune.search.store import Entry, read_trial, rows_of, tell, unfinished
 from paretune.spaces.leaf import Scalar
 from paretune.spaces.space import Space
 
@@ -56,7 +56,7 @@ class Driver:
         Raises:
             ParetuneError: every trial so far has failed.
         """
-        self.rows = [read_trial(trial, self.settings.limits) for trial in told(self.study)]
+        self.rows = rows_of(self.study, self.settings.limits)
         self._tidy()
         self.watch(self.rows)
         end = time.monotonic() + 60 * (self.settings.study.minutes or math.inf)

@@ -1,9 +1,11 @@
 """Optuna's journal file, for the one process that holds the folder's lock; other tools can open it as ever."""
 
+import gc
 import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,18 @@ class Journal(BaseJournalBackend):
                 os.fsync(file.fileno())
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection inside: it would look through a million fresh objects again and again and find nothing."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 def replayed(path: Path) -> JournalStorage:
     """Optuna's storage over the journal, with everything in it read.
 
@@ -80,7 +94,8 @@ def replayed(path: Path) -> JournalStorage:
         return JournalStorage(Journal(path))
     module.json_to_distribution = cache(parse)
     try:
-        return JournalStorage(Journal(path))
+        with collector_paused():
+            return JournalStorage(Journal(path))
     finally:
         module.json_to_distribution = parse
 

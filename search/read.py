@@ -14,7 +14,7 @@ from paretune.report.page import write_page
 from paretune.report.picture import front_svg
 from paretune.report.tables import write_tables
 from paretune.search.folder import read_json
-from paretune.search.store import WORST_QUALITY, identity_in, load_study, read_trial, told
+from paretune.search.store import WORST_QUALITY, identity_in, load_study, rows_of
 
 
 def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
@@ -34,7 +34,7 @@ def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
     return Findings(
         name=folder.resolve().name, folder=str(folder), objectives=objectives, budget=budget,
         reference={objectives[0].name: WORST_QUALITY, **dense},
-        trials=tuple(read_trial(trial, budget) for trial in told(study)),
+        trials=tuple(rows_of(study, budget)),
         inventory=inventory, provenance=facts,
         confirmations=tuple(from_plain(Confirmation, p) for p in read_json(confirmed)) if confirmed.exists() else (),
     )  # fmt: skip

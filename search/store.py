@@ -17,7 +17,7 @@ from paretune.outcome import Outcome
 from paretune.plan import Plan
 from paretune.records import from_plain, to_plain
 from paretune.search.folder import forget
-from paretune.search.journal import JOURNAL, mend_journal, replayed
+from paretune.search.journal import JOURNAL, collector_paused, mend_journal, replayed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 WORST_QUALITY = 1.0  # told for a trial that is over budget: never trained, so never scored
@@ -141,6 +141,12 @@ def unfinished(study: optuna.Study) -> optuna.Trial | None:
 def told(study: optuna.Study) -> list[FrozenTrial]:
     """The finished trials in order of number."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def rows_of(study: optuna.Study, budget: Mapping[str, float]) -> list[Trial]:
+    """All finished trials as plain rows."""
+    with collector_paused():
+        return [read_trial(trial, budget) for trial in told(study)]
 
 
 def read_trial(trial: FrozenTrial, budget: Mapping[str, float]) -> Trial:
