@@ -11,9 +11,9 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from paretune.compress.layers import Watched, first_line, tensors, watch
+from paretune.compress.layers import Watched, tensors, watch
 from paretune.compress.proof import proven
-from paretune.errors import ParetuneError
+from paretune.errors import ParetuneError, first_line
 from paretune.inventory import Axis, Group, Inventory, Layer, Member
 
 Place = tuple[str, Axis]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune.errors import ParetuneError
+from paretune.errors import ParetuneError, first_line
 from paretune.inventory import Kind, Layer
 
 STATISTICS = ("running_mean", "running_var")
@@ -59,11 +59,6 @@ def own_floats(module: nn.Module) -> dict[str, Tensor]:
     buffers = {key: tensor for key, tensor in module._buffers.items() if key not in module._non_persistent_buffers_set}
     own = {**module._parameters, **buffers}
     return {key: tensor for key, tensor in own.items() if tensor is not None and tensor.is_floating_point()}
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -17,9 +17,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from paretune.compress.freeze import freeze, thaw
-from paretune.compress.layers import first_line
 from paretune.compress.quantize import calibrate, quantize
-from paretune.errors import ParetuneError
+from paretune.errors import ParetuneError, first_line
 from paretune.frozen import Frozen, FrozenLayer
 from paretune.inventory import Inventory
 from paretune.plan import FLOAT, LayerPlan, Plan

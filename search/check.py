@@ -14,7 +14,7 @@ from paretune.errors import ParetuneError, near_miss, pick
 from paretune.export.graph import check_exportable
 from paretune.findings import Objective
 from paretune.profile import profile
-from paretune.search.bench import Bench, lay_out
+from paretune.search.bench import Bench
 from paretune.search.samplers import SAMPLERS
 from paretune.spaces.space import Space
 from paretune.tasks.task import Task
@@ -59,11 +59,10 @@ def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
             raise ParetuneError(f"budget.{name}={limit:g} cannot be met: the space reaches {reached[name]:g} at least")
 
 
-def warn_if_stuck_here(task: Task) -> None:
+def warn_if_stuck_here(bench: Bench) -> None:
     """Say before the search, on standard error, if what it finds could not be exported."""
-    bench = lay_out(task)
     try:
-        check_exportable(task.model, bench.inventory, task.example())
+        check_exportable(bench.task.model, bench.inventory, bench.task.example())
     except ParetuneError as error:
         print(f"paretune: warning: this model can be searched, but not be exported yet: {error}", file=sys.stderr)
 

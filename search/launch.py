@@ -39,9 +39,8 @@ def study_command(arguments: Sequence[str]) -> int:
         from paretune.tasks.table import make_task
 
         task = make_task(settings.task, device=settings.device)
-        warn_if_stuck_here(task)
         try:
-            study = carry_out(settings, task)
+            study = carry_out(settings, task, look=warn_if_stuck_here)
         except AnotherStudy as error:
             if _named() or not VARIATIONS.issuperset(error.keys):
                 raise

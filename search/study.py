@@ -1,7 +1,7 @@
 """A study from Python: run it, resume it, read its front, export a point."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -20,7 +20,7 @@ from paretune.inventory import Inventory
 from paretune.records import to_plain
 from paretune.report.hypervolume import hypervolumes
 from paretune.report.tables import front_table
-from paretune.search.bench import lay_out, study_scores
+from paretune.search.bench import Bench, lay_out, study_scores
 from paretune.search.check import check_names, check_reach, identity_of
 from paretune.search.controls import controls_of
 from paretune.search.driver import Driver
@@ -103,8 +103,10 @@ def packaged_space(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(pick(files, name, "space").read_text()))
 
 
-def carry_out(settings: Settings, task: Task) -> Study:
+def carry_out(settings: Settings, task: Task, look: Callable[[Bench], None] = lambda bench: None) -> Study:
     """Run or resume the study that `settings` describes and write its report.
+
+    `look` sees the laid-out task once the settings are found possible, before anything is written.
 
     An interrupt (Ctrl-C) still writes tables and report before it goes on.
     """
@@ -112,6 +114,7 @@ def carry_out(settings: Settings, task: Task) -> Study:
     bench = lay_out(task)
     space = parse_space(settings.space, bench.inventory)
     check_reach(settings, space, bench)
+    look(bench)
     threads = threads_for(bench.inventory, settings.threads)
     with threads, sole_writer(settings.folder), _log_file(settings.folder):
         identity = identity_of(settings, task, space)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from paretune.errors import ParetuneError
+from paretune.errors import ParetuneError, first_line
 from paretune.findings import Objective
 from paretune.tasks.task import TOP1_ERROR, Errors, Loss, Split, Task, fingerprint, misclassified
 
@@ -88,8 +88,9 @@ def from_loaders(
         with torch.no_grad():
             outputs = model(inputs[:2])
     except Exception as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ParetuneError(f"task '{name}': the model's forward fails on {tuple(inputs.shape)}: {first}") from error
+        raise ParetuneError(
+            f"task '{name}': the model's forward fails on {tuple(inputs.shape)}: {first_line(error)}"
+        ) from error
     if quality.unit != "share" or not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ParetuneError(f"task '{name}': only classifiers, outputs (n, classes), with a quality in [0, 1] so far")
     return Task(

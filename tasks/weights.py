@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from paretune.errors import ParetuneError
+from paretune.errors import ParetuneError, first_line
 
 
 def cache_folder() -> Path:
@@ -30,8 +30,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load lets pickle's many errors through; each means the same here
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ParetuneError(f"weights: {path} is no .safetensors file or PyTorch state dict ({first})") from error
+        raise ParetuneError(
+            f"weights: {path} is no .safetensors file or PyTorch state dict ({first_line(error)})"
+        ) from error
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -40,3 +40,8 @@ def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     if name in table:
         return table[name]
     raise UnknownName(f"no {kind} is called '{name}'.{near_miss(name, table)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -6,6 +6,7 @@ from tiny_task import TinyNet, tiny_task
 from torch import nn
 
 from paretune.errors import ParetuneError
+from paretune.search.bench import lay_out
 from paretune.search.check import warn_if_stuck_here
 from paretune.tasks.own import from_loaders
 
@@ -18,13 +19,13 @@ class Sorted(TinyNet):
 
 
 def test_a_model_that_can_be_exported_is_not_talked_about(capsys):
-    warn_if_stuck_here(tiny_task())
+    warn_if_stuck_here(lay_out(tiny_task()))
     assert capsys.readouterr().err == ""
 
 
 def test_a_model_that_cannot_be_exported_is_named_before_the_search(capsys):
     rows = [(torch.randn(8, 1, 6, 6), torch.zeros(8, dtype=torch.long))]
-    warn_if_stuck_here(from_loaders(Sorted(), rows, rows, rows))
+    warn_if_stuck_here(lay_out(from_loaders(Sorted(), rows, rows, rows)))
     said = capsys.readouterr().err
     assert said.startswith("paretune: warning: this model can be searched, but not be exported yet: ")
     assert said.count("\n") == 1
