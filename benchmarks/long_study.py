@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from torch import nn
 
 from paretune.compress.criteria import Scores
-from paretune.compress.rates import plan_of
+from paretune.compress.planning import plan_of
 from paretune.costs.table import COSTS, static_costs
 from paretune.inventory import Inventory
 from paretune.outcome import Outcome, Rung
@@ -27,8 +27,11 @@ from paretune.search.folder import write_json
 from paretune.search.provenance import provenance
 from paretune.search.samplers import Reproducible
 from paretune.search.store import Entry, open_study, tell
-from paretune.spaces.leaf import Choice, Fixed, Leaf, Range, Scalar
-from paretune.spaces.space import Question, Space
+from paretune.spaces.leaf import Choice, Leaf, Range, Scalar
+from paretune.spaces.mixing import parse_mixing
+from paretune.spaces.question import Question
+from paretune.spaces.sections import section
+from paretune.spaces.space import Space
 from paretune.tasks.resnet import Block, ResNet
 from paretune.tasks.task import TOP1_ERROR
 
@@ -55,10 +58,11 @@ def space_of(inventory: Inventory, size: int) -> Space:
         ratios=_tied("ratio", groups, ratios, Range(low=0.0, high=0.8, step=0.05)),
         weight_bits=_tied("weight_bits", layers, weights, Choice(options=(2, 3, 4, 6, 8))),
         activation_bits=_tied("activation_bits", layers, size - 2 - ratios - weights, Choice(options=(4, 6, 8))),
-        criterion=Question(name="criterion", leaf=Choice(options=("l2", "l1"))),
-        epochs=Question(name="recover/epochs", leaf=Fixed(value=3)),
-        lr=Question(name="recover/lr", leaf=Range(low=0.003, high=0.05, log=True)),
-        distill=Question(name="recover/distill", leaf=Fixed(value="logits")),
+        mixing=parse_mixing(["l2", "l1"], inventory)[0],
+        shared=(
+            *section("recover", {"lr": {"low": 0.003, "high": 0.05, "log": True}, "distill": "logits"}),
+            *(question for name in ("rate", "mask", "keep", "blend", "") for question in section(name, {})),
+        ),
     )
 
 
@@ -96,8 +100,8 @@ class LongStudy:
     def scores(self) -> Scores:
         """Invented criterion scores."""
         random = np.random.default_rng(0)
-        criterion = {group.name: random.random(group.channels) for group in self.inventory.groups}
-        return {"l1": criterion, "l2": criterion}
+        criterion = {group.name: random.random((1, group.channels)) for group in self.inventory.groups}
+        return Scores(units={"l1": criterion, "l2": criterion})
 
     def open(self, folder: Path, sampler: str, kind: type[Reproducible] = Reproducible) -> optuna.Study:
         """The study in `folder`, opened as a run does it."""
@@ -123,7 +127,7 @@ class LongStudy:
         trial = study.ask()
         recipe, choices = self.space.ask(trial), self.space.choices(trial)
         asked = perf_counter() - start
-        entry = self._entry(plan_of(recipe, self.inventory, self.scores), choices, trial.number)
+        entry = self._entry(plan_of(recipe, self.inventory, self.scores).plan, choices, trial.number)
         start = perf_counter()
         for name, limit in BUDGET.items():
             trial.set_constraint(name, entry.outcome.values[name] / limit - 1)

@@ -33,6 +33,7 @@ from paretune.profile import profile
 from paretune.report.hypervolume import hypervolumes
 from paretune.search import driver, store
 from paretune.search.driver import Driver
+from paretune.search.planner import Planner
 from paretune.search.provenance import provenance
 from paretune.search.read import read_findings, write_report
 from paretune.search.study import run_study
@@ -44,7 +45,7 @@ PARTS: dict[str, tuple[Any, str]] = {  # pieces of the trial loop that do not ov
     "ask": (optuna.Study, "ask"),
     "suggest": (Space, "ask"),
     "suggest again": (Space, "choices"),
-    "plan": (driver, "plan_of"),
+    "plan": (Planner, "plan"),
     "keep weights": (Driver, "_keep"),
     "tell": (driver, "tell"),
     "read back": (Driver, "_row"),
@@ -137,8 +138,8 @@ def _marked(
 
 
 def _staged(row: Trial) -> float:
-    """Seconds in the stages of `evaluate`."""
-    return sum(seconds for stage, seconds in row.seconds.items() if stage != "driver")
+    """Seconds in the stages of `evaluate`; planning counts as overhead."""
+    return sum(seconds for stage, seconds in row.seconds.items() if stage not in ("driver", "plan"))
 
 
 def cut_lines(repeats: int) -> Iterator[Line]:

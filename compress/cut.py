@@ -24,7 +24,7 @@ def cut(model: nn.Module, inventory: Inventory, kept: Kept) -> nn.Module:
     Raises:
         ImpossiblePlan: an unknown group, or units that are empty, not ascending or out of range.
     """
-    gone = _gone(inventory, kept)
+    gone = removed(inventory, kept)
     # deepcopy takes what it finds in the memo, so the tensors that shrink are never copied in full
     memo: dict[int, Any] = {}
     for name in _touched(inventory, gone):
@@ -44,7 +44,7 @@ def zero(model: nn.Module, inventory: Inventory, kept: Kept) -> nn.Module:
     Raises:
         ImpossiblePlan: as in `cut`.
     """
-    gone = _gone(inventory, kept)
+    gone = removed(inventory, kept)
     quiet = copy.deepcopy(model)
     with torch.no_grad():
         for (name, axis), indices in gone.items():
@@ -58,7 +58,12 @@ def zero(model: nn.Module, inventory: Inventory, kept: Kept) -> nn.Module:
     return quiet
 
 
-def _gone(inventory: Inventory, kept: Kept) -> Gone:
+def removed(inventory: Inventory, kept: Kept) -> Gone:
+    """The indices that leave every layer and axis.
+
+    Raises:
+        ImpossiblePlan: an unknown group, or units that are empty, not ascending or out of range.
+    """
     gone: Gone = {}
     for name, units in kept.items():
         if name not in inventory.group:

@@ -1,5 +1,6 @@
 """A fine-tuned model to plain arrays and back: batch norms folded, weights as whole numbers, exact both ways."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from paretune.compress.cut import cut
 from paretune.compress.layers import own_floats
+from paretune.compress.masks import mask_module
+from paretune.compress.patterns import mask_of
 from paretune.compress.quantize import ActivationQuantizer, Arguments, quantized_weight, weight_codes, with_input
 from paretune.errors import ParetuneError
 from paretune.frozen import Frozen, FrozenLayer
@@ -22,7 +25,8 @@ def freeze(model: nn.Module, inventory: Inventory, plan: Plan) -> Frozen:
     """The arrays of `model`, which `plan` has cut and quantized, as it computes in eval mode.
 
     Raises:
-        ParetuneError: a layer carries other bit-widths than the plan says, or a norm without running statistics.
+        ParetuneError: a layer carries other bit-widths or zeros than the plan says, or a norm without running
+            statistics.
     """
     layers = {layer.name: _freeze_layer(model, layer, plan) for layer in inventory.weighted}
     state = model.state_dict()
@@ -75,11 +79,30 @@ def _freeze_layer(model: nn.Module, layer: Layer, plan: Plan) -> FrozenLayer:
         rounding = {"activation_bits": quantizer.bits, "step": step, "low": quantizer.low, "high": quantizer.high}
     found = LayerPlan(layer=layer.name, weight_bits=weight_bits, activation_bits=rounding.get("activation_bits", FLOAT))
     wanted = plan.bits.get(layer.name, LayerPlan(layer=layer.name))
-    if found != wanted:
-        raise ParetuneError(f"the plan asks for {wanted}, the model carries {found}; freeze it with its own plan")
+    if found != (bits := replace(wanted, pattern=None)):
+        raise ParetuneError(f"the plan asks for {bits}, the model carries {found}; freeze it with its own plan")
+    codes = _masked(module, wanted, codes)
     plain = layer.norm is None and module.bias is None
     bias = None if plain else shift.astype(np.float32)
-    return FrozenLayer(codes=codes, scales=scales, bias=bias, weight_bits=weight_bits, **rounding)
+    return FrozenLayer(
+        codes=codes, scales=scales, bias=bias, weight_bits=weight_bits, pattern=wanted.pattern, **rounding
+    )
+
+
+def _masked(module: nn.Module, wanted: LayerPlan, codes: NDArray[Any]) -> NDArray[Any]:
+    """`codes` with a plain 0 wherever the layer's mask has one; no mask and no pattern both mean that all stay."""
+    mask, pattern = mask_module(module), wanted.pattern
+    every = np.ones(codes.shape, np.bool_)
+    carried = every if mask is None else mask.mask.detach().cpu().numpy() != 0
+    asked = every if pattern is None else mask_of(pattern, codes.shape)
+    differing = int((carried != asked).sum())
+    if differing:
+        asks = f"pattern '{pattern.kind}', which leaves {asked.sum()}" if pattern else "no pattern, so it leaves all"
+        raise ParetuneError(
+            f"layer '{wanted.layer}': the plan has {asks} of {asked.size} weights, the model's mask leaves "
+            f"{carried.sum()} and is another at {differing} of them; freeze it with its own plan"
+        )
+    return codes if pattern is None else np.where(asked, codes, codes.dtype.type(0))
 
 
 def _after(model: nn.Module, layer: Layer) -> tuple[Doubles, Doubles]:

@@ -1,7 +1,8 @@
 """Fake quantization with a learned step (LSQ), attached to a model without changing its modules.
 
 Weights get a parametrization, activations a pre-hook on the layer that reads them, so that whatever
-a model does with `layer.weight` sees quantized values. Zero is always a level and stays exactly zero.
+a model does with `layer.weight` sees quantized values. Zero is always a level and stays exactly zero,
+so a weight that carries a mask is quantized after it and keeps its zeros.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paretune.compress.masks import mask_module, raw_weight
 from paretune.errors import ImpossiblePlan
 from paretune.plan import FLOAT, Plan
 
@@ -130,6 +132,7 @@ class ActivationQuantizer(nn.Module):
 def quantize(model: nn.Module, plan: Plan) -> nn.Module:
     """Attach the plan's quantizers to `model`, in place; layers at 32 bits stay float.
 
+    A mask that a weight carries comes first: the steps are fitted to what it leaves.
     Activation steps are placeholders until `calibrate` has seen a batch.
 
     Raises:
@@ -183,17 +186,24 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 
 def weight_codes(layer: nn.Module) -> tuple[NDArray[np.int8], NDArray[np.float32], int]:
-    """A quantized layer's codes (weight's shape), positive steps (out,) and bits."""
-    assert isinstance(layer.parametrizations, nn.ModuleDict)
-    chain = layer.parametrizations["weight"]
-    assert isinstance(chain, parametrize.ParametrizationList)
-    quantizer, raw = chain[0], chain.original
-    assert isinstance(quantizer, WeightQuantizer)
+    """A quantized layer's codes (weight's shape), positive steps (out,) and bits; masked weights have code 0."""
+    quantizer, mask, weight = _quantizer(layer), mask_module(layer), raw_weight(layer).detach()
+    assert quantizer is not None
     step = quantizer.positive_step().detach()
-    codes = (raw.detach() / step).clamp(-quantizer.high, quantizer.high).round()
+    masked = weight if mask is None else weight * mask.mask
+    codes = (masked / step).clamp(-quantizer.high, quantizer.high).round()
     return codes.to(torch.int8).cpu().numpy(), step.flatten().cpu().numpy(), quantizer.bits
 
 
 def quantized_weight(layer: nn.Module) -> bool:
     """True if `layer` carries a weight quantizer."""
-    return parametrize.is_parametrized(layer, "weight")
+    return _quantizer(layer) is not None
+
+
+def _quantizer(layer: nn.Module) -> WeightQuantizer | None:
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    assert isinstance(layer.parametrizations, nn.ModuleDict)
+    chain = layer.parametrizations["weight"]
+    assert isinstance(chain, parametrize.ParametrizationList)
+    return next((step for step in chain if isinstance(step, WeightQuantizer)), None)

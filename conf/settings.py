@@ -4,11 +4,12 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from paretune.errors import ParetuneError, near_miss
+from paretune.recipe import DISTILL
 
 DEVICES = ("auto", "cpu", "cuda")
 KEEP = ("front", "all", "none")
@@ -41,6 +42,29 @@ class StudySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinishSettings:
+    """What the best trial gets when the search is over: `epochs` of training at peak learning rate `lr`; or 0."""
+
+    epochs: int = 0
+    lr: float = 0.02
+    distill: str = "logits"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or not 0 < self.lr < inf:
+            raise ParetuneError(f"finish needs epochs of 0 or more and an lr above 0, got {self.epochs} and {self.lr}")
+        if self.distill not in DISTILL:
+            raise ParetuneError(f"finish.distill has no option '{self.distill}'.{near_miss(self.distill, DISTILL)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalSettings:
+    """A second search with as many trials, shown beside the first: its name, and what its space does otherwise."""
+
+    name: str
+    space: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A whole study: what is compressed, what may vary, what counts, and where the results go."""
 
@@ -53,6 +77,8 @@ class Settings:
     results_dir: str = "results"
     device: str = "auto"
     threads: int | None = None
+    finish: FinishSettings = FinishSettings()
+    rival: RivalSettings | None = None
 
     @property
     def folder(self) -> Path:
@@ -72,8 +98,9 @@ def parse_settings(plain: Mapping[str, Any]) -> Settings:
         ParetuneError: an unknown or missing key or a value of the wrong type; the message names the key.
     """
     values = dict(plain)
-    if isinstance(values.get("study"), Mapping):
-        values["study"] = _build(StudySettings, "study", values["study"])
+    for name, kind in {"study": StudySettings, "finish": FinishSettings, "rival": RivalSettings}.items():
+        if isinstance(values.get(name), Mapping):
+            values[name] = _build(kind, name, values[name])
     settings: Settings = _build(Settings, "", values)
     if settings.threads is not None and settings.threads < 1:
         raise ParetuneError(f"threads must be 1 or more, or null, got {settings.threads}")
@@ -112,7 +139,11 @@ def _typed(key: str, hint: Any, value: Any) -> Any:
         return {str(k): v if inner is Any else _typed(f"{key}.{k}", inner, v) for k, v in value.items()}
     if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool) and not isnan(value):
         return float(value)
-    if origin in (int, str, StudySettings) and isinstance(value, origin) and not isinstance(value, bool):
+    if (
+        origin in (int, str, StudySettings, FinishSettings, RivalSettings)
+        and isinstance(value, origin)
+        and not isinstance(value, bool)
+    ):
         return value
     names = {tuple: "a list", float: "a number", int: "a whole number", str: "a word"}
     raise ParetuneError(f"{key} must be {names.get(origin, 'a table of keys')}, got {value!r}")

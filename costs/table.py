@@ -23,20 +23,31 @@ def params(rows: Profile) -> int:
     return sum(row.params for row in rows)
 
 
+def nonzeros(rows: Profile) -> int:
+    """Learnable numbers that no mask has set to zero."""
+    return sum(row.params - row.weights + row.nonzeros for row in rows)
+
+
 def size_bytes(rows: Profile) -> int:
     """Bytes of the packed weight file: codes at their bit-width, each layer starting on a byte, float32
-    scales, biases, activation steps and whatever is not quantized, and the file's header.
+    scales, biases, activation steps and whatever is not quantized, and the file's header. A masked layer stores its
+    non-zeros and where they are.
     """
     return HEADER_BYTES + sum(_row_bytes(row) for row in rows)
 
 
 def _row_bytes(row: Row) -> int:
-    return ceil(row.weights * row.weight_bits / 8) + 4 * (row.scales + row.floats)
+    return row.index_bytes + ceil(row.nonzeros * row.weight_bits / 8) + 4 * (row.scales + row.floats)
 
 
 def macs(rows: Profile) -> int:
     """Multiply-accumulates of one sample through convolutions and linear layers; one multiply-add counts once."""
     return sum(row.macs for row in rows)
+
+
+def effective_macs(rows: Profile) -> int:
+    """Multiply-accumulates of one sample if every weight that a mask has set to zero is skipped."""
+    return sum(row.macs * row.nonzeros // row.weights for row in rows if row.weights)
 
 
 def bops(rows: Profile) -> int:
@@ -47,6 +58,13 @@ def bops(rows: Profile) -> int:
     return sum(row.macs * row.weight_bits * row.activation_bits for row in rows)
 
 
+def effective_bops(rows: Profile) -> int:
+    """Bit operations of one sample if masked weights are skipped: Σ effective MACs × weight bits × activation bits."""
+    return sum(
+        row.macs * row.nonzeros // row.weights * row.weight_bits * row.activation_bits for row in rows if row.weights
+    )
+
+
 def _cost(name: str, unit: str, definition: str, count: Callable[[Profile], float]) -> Cost:
     return Cost(objective=Objective(name=name, unit=unit, definition=definition), count=count)
 
@@ -55,11 +73,17 @@ COSTS: Mapping[str, Cost] = {
     cost.objective.name: cost
     for cost in (
         _cost("params", "parameters", "learnable numbers left", params),
+        _cost("nonzeros", "parameters", "learnable numbers left that no mask has set to zero", nonzeros),
         _cost("size_bytes", "bytes", "packed weight file: codes, float32 scales and biases, header", size_bytes),
         _cost("macs", "MACs", "multiply-adds of one sample through conv and linear layers", macs),
+        _cost("effective_macs", "MACs", "MACs without those of masked weights", effective_macs),
         _cost("bops", "bit-operations", f"Σ MACs × weight bits × activation bits, {FLOAT} for float", bops),
+        _cost("effective_bops", "bit-operations", "bops without those of masked weights", effective_bops),
     )
 }
+
+
+MASKED = ("nonzeros", "size_bytes", "effective_macs", "effective_bops")  # what masks bring down
 
 
 def static_costs(rows: Profile) -> dict[str, float]:

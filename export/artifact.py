@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from paretune.compress.partition import blocks
 from paretune.errors import ParetuneError
 from paretune.export.graph import to_onnx
 from paretune.export.pack import layout, pack, unpack
@@ -24,14 +25,19 @@ from paretune.inventory import Inventory
 from paretune.plan import Plan
 from paretune.records import from_plain, to_plain
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no patterns: its readers would take a masked layer's values for a whole weight
 FILES = ("plan.yaml", "model.safetensors", "layout.json", "model.onnx", "check.npz")
+PARTITIONS = "partitions.npz"  # only if a layer is partitioned
 SAMPLES = 32  # inputs that travel with the artifact
+BLOCKWISE = """
+`partitions.npz` splits each partitioned layer over K devices: with its `blocks`, `rows`, `columns`, device k computes
+`y[:, rows[k]] = x[:, columns[k]] @ blocks[k].T` from the (rounded) input x; the layer's bias at `rows[k]` comes on top.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What an exported folder holds.
+    """What an exported folder holds, but for `partitions.npz`: that is for the devices that run one block each.
 
     `inputs` (samples, ...) and their `logits` (samples, classes) come from the fake-quantized model,
     `predictions` (images,) are its top-1 classes on the whole test split.
@@ -99,16 +105,19 @@ def read_artifact(folder: Path) -> Artifact:
     """The pieces of an exported folder, after comparing every file with the hash in `scores.json`.
 
     Raises:
-        ParetuneError: a file is missing or changed, or a newer version wrote the folder.
+        ParetuneError: a file is missing or changed, `partitions.npz` does not hold the packed weights, or a newer
+            version wrote the folder.
     """
     facts = _checked(folder)
     placed = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
+    frozen = unpack((folder / "model.safetensors").read_bytes(), placed)
+    _check_partitions(folder, facts, frozen)
     with np.load(folder / "check.npz") as arrays:
         inputs, logits, predictions = arrays["inputs"], arrays["logits"], arrays["predictions"]
     return Artifact(
         folder=folder,
         plan=from_plain(Plan, yaml.safe_load((folder / "plan.yaml").read_text(encoding="utf-8"))),
-        frozen=unpack((folder / "model.safetensors").read_bytes(), placed),
+        frozen=frozen,
         graph=onnx.load(folder / "model.onnx"),
         scores=facts,
         inputs=inputs,
@@ -123,6 +132,35 @@ def _write_model(folder: Path, frozen: Frozen, plan: Plan, graph: onnx.ModelProt
     (folder / "model.safetensors").write_bytes(pack(frozen))
     (folder / "layout.json").write_text(json.dumps(layout(frozen), indent=1) + "\n", encoding="utf-8")
     onnx.save(graph, folder / "model.onnx")
+    arrays = partitions(frozen)
+    if arrays:
+        np.savez(folder / PARTITIONS, **arrays)  # type: ignore[arg-type]
+
+
+def partitions(frozen: Frozen) -> dict[str, NDArray[Any]]:
+    """What K devices need to run one block each, by array; nothing if no layer is partitioned.
+
+    Per partitioned layer `<layer>.blocks` (K, out/K, in/K), float32, `<layer>.rows` (K, out/K) and `<layer>.columns`
+    (K, in/K): block k reads the inputs `columns[k]` and gives the outputs `rows[k]`, both numbered as in the layer.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, layer in frozen.layers.items():
+        if layer.pattern is not None and layer.pattern.kind == "partition":
+            parts = zip(("blocks", "rows", "columns"), blocks(layer.weight(), layer.pattern), strict=True)
+            arrays |= {f"{name}.{part}": array for part, array in parts}
+    return arrays
+
+
+def _check_partitions(folder: Path, facts: dict[str, Any], frozen: Frozen) -> None:
+    arrays = partitions(frozen)
+    if not arrays:
+        return
+    if PARTITIONS not in facts["files"]:
+        raise ParetuneError(f"{folder / PARTITIONS} is missing, though a layer is partitioned")
+    with np.load(folder / PARTITIONS) as stored:
+        unlike = [key for key, array in arrays.items() if key not in stored or not np.array_equal(stored[key], array)]
+    if unlike:
+        raise ParetuneError(f"{folder / PARTITIONS} holds another '{unlike[0]}' than model.safetensors")
 
 
 def _write_check(
@@ -145,7 +183,8 @@ def _write_check(
 
 
 def _facts(folder: Path, inventory: Inventory, scores: dict[str, Any], parity: dict[str, Any]) -> dict[str, Any]:
-    blobs = {name: (folder / name).read_bytes() for name in FILES}
+    names = [*FILES, PARTITIONS] if (folder / PARTITIONS).is_file() else FILES
+    blobs = {name: (folder / name).read_bytes() for name in names}
     return {
         "format": FORMAT,
         "scores": to_plain(scores),
@@ -174,7 +213,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         raise ParetuneError(f"{folder / 'scores.json'} is damaged: {error!r}") from error
     if version > FORMAT:
         raise ParetuneError(f"{folder} has format {version}, this paretune reads up to {FORMAT}; update paretune")
-    for name in FILES:
+    for name in [*FILES, PARTITIONS] if PARTITIONS in files else FILES:
         if not (folder / name).is_file():
             raise ParetuneError(f"{folder / name} is missing")
         blob = (folder / name).read_bytes()
@@ -193,6 +232,7 @@ def _readme(facts: dict[str, Any]) -> str:
     files = "\n".join(f"| `{name}` | {row['bytes']:,} |" for name, row in facts["files"].items())
     shape = ", ".join(map(str, facts["input"]["shape"]))
     parity = facts["parity"]
+    blockwise = BLOCKWISE if PARTITIONS in facts["files"] else ""
     return f"""# A network compressed with paretune
 
 `model.onnx` takes "input" ({shape}), float32, normalised as in training, and returns "logits".
@@ -204,7 +244,7 @@ import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
 print(session.run(None, {{"input": np.load("check.npz")["inputs"]}})[0].argmax(1))
 ```
-
+{blockwise}
 | score | value |
 |---|---|
 {scores}

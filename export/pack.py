@@ -1,9 +1,12 @@
 """A frozen model as one safetensors file of two tensors, and the table that says what lies where.
 
-"codes" holds every quantized layer's bits, code + offset, little-endian, each layer starting on a byte.
-"floats" holds what stays float32: per layer (float weights) scales, bias, activation step; then the rest.
+"codes" holds, layer by layer and each starting on a byte: where the weights of a masked layer are (`index_of` its
+pattern), then a quantized layer's bits, code + offset, little-endian. "floats" holds what stays float32: per layer
+(float weights) scales, bias, activation step; then the rest. Of a masked layer only the weights that its pattern leaves
+are stored, as codes or as floats, in C order; of a partition one block after another, each in C order.
 """
 
+import base64
 import zlib
 from math import prod
 from typing import Any
@@ -13,10 +16,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from paretune.compress.partition import blocks
+from paretune.compress.patterns import index_of, mask_of
 from paretune.compress.quantize import weight_levels
 from paretune.errors import ParetuneError
 from paretune.frozen import HEADER_BYTES, Frozen, FrozenLayer
-from paretune.plan import FLOAT
+from paretune.plan import FLOAT, Pattern
+from paretune.records import to_plain
 
 Floats = NDArray[np.float32]
 
@@ -24,11 +30,16 @@ Floats = NDArray[np.float32]
 def pack(frozen: Frozen) -> bytes:
     """The file: `HEADER_BYTES`, then four bytes per float, then the packed codes.
 
+    A layer takes index bytes + ⌈stored weights × bits / 8⌉ + 4 × (scales, bias and step) bytes; without a pattern
+    it has no index bytes and stores every weight.
+
     Raises:
-        ParetuneError: a code that does not fit its layer's bits; names the layer.
+        ParetuneError: a code that does not fit its layer's bits, or a weight where the pattern has a zero; names the
+            layer.
     """
     codes = b"".join(_codes(name, layer) for name, layer in frozen.layers.items())
-    floats = [_floats(layer) for layer in frozen.layers.values()] + [array.ravel() for array in frozen.rest.values()]
+    floats = [_floats(name, layer) for name, layer in frozen.layers.items()]
+    floats += [array.ravel() for array in frozen.rest.values()]
     blob = save({
         "codes": np.frombuffer(codes, np.uint8),
         "floats": np.concatenate([np.empty(0, np.float32), *floats], dtype=np.float32),
@@ -43,15 +54,16 @@ def layout(frozen: Frozen) -> dict[str, Any]:
     """What lies where in `pack(frozen)`: a plain dict, ready for JSON.
 
     A layer's row holds its shape, bits, activation range, where its bytes in "codes" and its numbers in "floats" start,
-    how many there are, and the CRC-32 of both. A row of "rest" is one float tensor of the state.
+    how many there are, and the CRC-32 of both. Its "pattern" is null, or the `Pattern` but for the position
+    information, which is the first `index_bytes` of its bytes. A row of "rest" is one float tensor of the state.
     """
     rows, rest, codes_at, floats_at = [], [], 0, 0
     for name, layer in frozen.layers.items():
-        codes, floats = _codes(name, layer), _floats(layer)
+        codes, floats = _codes(name, layer), _floats(name, layer)
         rows.append({
             "name": name, "shape": list(layer.codes.shape), "bias": layer.bias is not None,
             "weight_bits": layer.weight_bits, "activation_bits": layer.activation_bits,
-            "low": layer.low, "high": layer.high,
+            "low": layer.low, "high": layer.high, "pattern": _pattern_row(layer.pattern),
             "codes_at": codes_at, "codes_bytes": len(codes), "floats_at": floats_at, "floats": len(floats),
             "crc32": _crc(codes, floats),
         })  # fmt: skip
@@ -66,7 +78,7 @@ def layout(frozen: Frozen) -> dict[str, Any]:
 
 
 def unpack(blob: bytes, layout: dict[str, Any]) -> Frozen:
-    """The frozen model again, exactly.
+    """The frozen model again, exactly; a layout from before there were patterns is read as one without.
 
     Raises:
         ParetuneError: missing or changed bytes; names the first layer or tensor that is hit.
@@ -82,26 +94,50 @@ def unpack(blob: bytes, layout: dict[str, Any]) -> Frozen:
 
 
 def _codes(name: str, layer: FrozenLayer) -> bytes:
-    """The layer's codes, shifted to start at zero, `weight_bits` bits each."""
+    """The layer's index, then its stored codes, shifted to start at zero, `weight_bits` bits each."""
+    index = b"" if layer.pattern is None else index_of(layer.pattern)
     if layer.weight_bits == FLOAT:
-        return b""
+        return index
     offset = weight_levels(layer.weight_bits)
-    whole = layer.codes.astype(np.int16).reshape(-1, 1)
+    whole = _stored(name, layer).astype(np.int16).reshape(-1, 1)
     if np.abs(whole).max(initial=0) > offset:
         raise ParetuneError(f"layer '{name}' holds codes beyond ±{offset}, which do not fit {layer.weight_bits} bits")
     bits = np.unpackbits((whole + offset).astype(np.uint8), axis=1, bitorder="little")
-    return np.packbits(bits[:, : layer.weight_bits], bitorder="little").tobytes()
+    return index + np.packbits(bits[:, : layer.weight_bits], bitorder="little").tobytes()
 
 
-def _decoded(packed: bytes, shape: list[int], weight_bits: int) -> NDArray[np.int8]:
-    count = prod(shape) * weight_bits
+def _decoded(packed: bytes, weights: int, weight_bits: int) -> NDArray[np.int8]:
+    count = weights * weight_bits
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=count, bitorder="little").reshape(-1, weight_bits)
     whole = np.packbits(bits, axis=1, bitorder="little").astype(np.int16)
-    return (whole - weight_levels(weight_bits)).astype(np.int8).reshape(shape)
+    return (whole - weight_levels(weight_bits)).astype(np.int8).ravel()
 
 
-def _floats(layer: FrozenLayer) -> Floats:
-    weights = layer.codes.ravel() if layer.weight_bits == FLOAT else np.empty(0)
+def _stored(name: str, layer: FrozenLayer) -> NDArray[Any]:
+    """The weights that the file holds, in its order, (stored,)."""
+    if layer.pattern is None:
+        return layer.codes.ravel()
+    stored: NDArray[Any] = layer.codes.ravel()[_places(layer.pattern, layer.codes.shape)]
+    lost = np.count_nonzero(layer.codes) - np.count_nonzero(stored)
+    if lost:
+        raise ParetuneError(f"layer '{name}' holds {lost} weights where its pattern '{layer.pattern.kind}' has zeros")
+    return stored
+
+
+def _places(pattern: Pattern, shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Where the stored weights lie in the flat weight, in the order of the file."""
+    if pattern.kind != "partition":
+        return np.flatnonzero(mask_of(pattern, shape))
+    places: NDArray[np.intp] = blocks(np.arange(prod(shape)).reshape(shape), pattern)[0].ravel()
+    return places
+
+
+def _pattern_row(pattern: Pattern | None) -> dict[str, Any] | None:
+    return None if pattern is None else {key: value for key, value in to_plain(pattern).items() if key != "stored"}
+
+
+def _floats(name: str, layer: FrozenLayer) -> Floats:
+    weights = _stored(name, layer) if layer.weight_bits == FLOAT else np.empty(0)
     bias = np.empty(0) if layer.bias is None else layer.bias
     step = [layer.step] if layer.activation_bits < FLOAT else []
     return np.concatenate([weights, layer.scales, bias, step], dtype=np.float32, casting="unsafe")
@@ -140,13 +176,31 @@ def _slices(row: dict[str, Any], codes: bytes, floats: Floats) -> tuple[bytes, F
 
 
 def _layer(row: dict[str, Any], codes: bytes, floats: Floats) -> FrozenLayer:
-    shape, bits = row["shape"], row["weight_bits"]
-    quantized = bits < FLOAT
+    shape, bits, pattern = tuple(row["shape"]), row["weight_bits"], _pattern(row, codes)
+    quantized, count = bits < FLOAT, pattern.nonzeros if pattern else prod(shape)
     weights, scales, bias, step = np.split(floats, np.cumsum([
-        0 if quantized else prod(shape), shape[0] if quantized else 0, shape[0] if row["bias"] else 0
+        0 if quantized else count, shape[0] if quantized else 0, shape[0] if row["bias"] else 0
     ]))  # fmt: skip
+    stored = _decoded(codes[pattern.index_bytes if pattern else 0 :], count, bits) if quantized else weights
     return FrozenLayer(
-        codes=_decoded(codes, shape, bits) if quantized else weights.reshape(shape), scales=scales,
+        codes=_spread(stored, shape, pattern), scales=scales,
         bias=bias if row["bias"] else None, weight_bits=bits, activation_bits=row["activation_bits"],
         step=float(step[0]) if row["activation_bits"] < FLOAT else 0.0, low=row["low"], high=row["high"],
+        pattern=pattern,
     )  # fmt: skip
+
+
+def _pattern(row: dict[str, Any], codes: bytes) -> Pattern | None:
+    facts = row.get("pattern")
+    if facts is None:
+        return None
+    return Pattern(**facts, stored=base64.b64encode(codes[: facts["index_bytes"]]).decode())
+
+
+def _spread(stored: NDArray[Any], shape: tuple[int, ...], pattern: Pattern | None) -> NDArray[Any]:
+    """The weight of `shape` whose `_stored` this is."""
+    if pattern is None:
+        return stored.reshape(shape)
+    whole = np.zeros(prod(shape), stored.dtype)
+    whole[_places(pattern, shape)] = stored
+    return whole.reshape(shape)

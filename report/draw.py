@@ -1,19 +1,18 @@
 """Draws what the other modules decided: plain data in, Plotly figure out."""
 
-import math
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from paretune.report.axis import Axis, ticks
+from paretune.report.canvas import budgets, layout, scale
 from paretune.report.choices import ChoicesInfo
 from paretune.report.fronts import FrontInfo, Series
 from paretune.report.hover import markup
 from paretune.report.layers import HeatInfo
 from paretune.report.progress import ProgressInfo
 from paretune.report.stages import StagesInfo
-from paretune.report.style import BLUE, FADING, FONT, GREEN, GREY, INK, LINES, ORANGE, PALE, PURPLE, RED
-from paretune.report.text import duration, human, tick
+from paretune.report.style import BLUE, FADING, GREEN, GREY, INK, LINES, ORANGE, PALE, PURPLE, RED
+from paretune.report.text import duration, human
 
 # The palette is Okabe and Ito's (https://jfly.uni-koeln.de/color/); roles differ in shape as well as in colour.
 MARKS = {
@@ -21,6 +20,7 @@ MARKS = {
     "dominated": {"symbol": "circle", "size": 6, "color": GREY, "opacity": 0.7},
     "control": {"symbol": "diamond", "size": 10, "color": ORANGE, "line": {"color": "white", "width": 1}},
     "on the front": {"symbol": "circle", "size": 9, "color": BLUE, "line": {"color": "white", "width": 1}},
+    "finish": {"symbol": "triangle-up", "size": 12, "color": PURPLE, "line": {"color": "white", "width": 1}},
     "dense": {"symbol": "star", "size": 15, "color": INK, "line": {"color": "white", "width": 1}},
     "knee": {"symbol": "circle-open", "size": 19, "color": RED, "line": {"width": 2.5}},
     "confirmed on test": {"symbol": "square-open", "size": 10, "color": GREEN, "line": {"width": 2}},
@@ -31,21 +31,20 @@ LABELLED = {"mode": "markers+text", "cliponaxis": False, "textfont": {"size": 11
 
 def front_figure(info: FrontInfo) -> go.Figure:
     """A Pareto chart: marks by role, the step line of what nothing beats, the budget dashed."""
-    figure = go.Figure([_steps(info), *_budgets(info), *(_marks(series) for series in info.series)])
-    figure.update_layout(_layout(height=480), xaxis=_axis(info.x), yaxis=_axis(info.y))
+    limits = budgets(info.x, info.y, info.budget_x, info.budget_y)
+    figure = go.Figure([_steps(info), *limits, *(_marks(series) for series in info.series)])
+    figure.update_layout(layout(height=480), xaxis=scale(info.x), yaxis=scale(info.y))
     return figure
 
 
 def progress_figure(info: ProgressInfo) -> go.Figure:
-    """Hypervolume over trials, controls as diamonds."""
+    """Hypervolume over trials, controls as diamonds, finishes as triangles."""
     line = go.Scatter(x=info.trials, y=info.hypervolume, mode="lines", line={"shape": "hv", "color": BLUE, "width": 2},
                       name="hypervolume", hovertemplate="after trial %{x}: %{y:.4f}<extra></extra>")  # fmt: skip
-    numbers, values, labels = zip(*info.controls, strict=True) if info.controls else ((), (), ())
-    controls = go.Scatter(x=numbers, y=values, mode="markers", marker=MARKS["control"], name="control",
-                          text=[markup([text]) for text in labels],
-                          hovertemplate="%{text}: %{y:.4f}<extra></extra>")  # fmt: skip
-    figure = go.Figure([line, controls])
-    figure.update_layout(_layout(height=320))
+    figure = go.Figure([line, _on_curve("control", info.controls)])
+    if info.finishes:
+        figure.add_trace(_on_curve("finish", info.finishes))
+    figure.update_layout(layout(height=320))
     figure.update_xaxes(title="trial", rangemode="tozero", **LINES)
     figure.update_yaxes(title="hypervolume", title_standoff=12, range=info.range, **LINES)
     figure.add_hline(info.baseline, line={"color": ORANGE, "width": 1.2, "dash": "dash"},
@@ -63,7 +62,7 @@ def heat_figure(info: HeatInfo) -> go.Figure:
         xgap=1.5, ygap=1.5, hovertemplate="%{y}, trial %{x}: %{text}<extra></extra>",
     )  # fmt: skip
     figure = go.Figure(heat)
-    figure.update_layout(_layout(height=90 + 24 * len(info.rows)), margin_t=10)
+    figure.update_layout(layout(height=90 + 24 * len(info.rows)), margin_t=10)
     title = {"text": "trial and its quality, best first", "font": {"size": 13}, "standoff": 8}
     figure.update_xaxes(type="category", side="bottom", tickfont={"size": 11}, title=title)
     figure.update_yaxes(type="category", autorange="reversed", tickfont={"size": 11}, automargin=True)
@@ -83,7 +82,7 @@ def choices_figure(info: ChoicesInfo) -> go.Figure:
                      "ticktext": [human(ends[0], info.unit), f"≥ {human(ends[1], info.unit)}"]},
     }  # fmt: skip
     figure = go.Figure(go.Parcoords(line=line, dimensions=dimensions, labelangle=-25, labelside="top"))
-    figure.update_layout(_layout(height=440) | {"margin": {"l": 60, "r": 30, "t": 110, "b": 20}})
+    figure.update_layout(layout(height=440) | {"margin": {"l": 60, "r": 30, "t": 110, "b": 20}})
     return figure
 
 
@@ -96,43 +95,23 @@ def stages_figure(info: StagesInfo) -> go.Figure:
         for (name, seconds), colour in zip(info.stages, STAGES * len(info.stages), strict=False)
     ]  # fmt: skip
     figure = go.Figure(bars)
-    figure.update_layout(_layout(height=200), barmode="stack", uniformtext={"minsize": 10, "mode": "hide"})
+    figure.update_layout(layout(height=200), barmode="stack", uniformtext={"minsize": 10, "mode": "hide"})
     figure.update_xaxes(title="seconds", **LINES)
     figure.update_yaxes(visible=False)
     return figure
 
 
-def _layout(height: int) -> dict[str, object]:
-    return {
-        "height": height, "template": "none", "font": {"family": FONT, "size": 13, "color": INK},
-        "margin": {"l": 72, "r": 20, "t": 40, "b": 56}, "paper_bgcolor": "white", "plot_bgcolor": "white",
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"size": 12, "color": INK}, "bordercolor": "#ccc"},
-    }  # fmt: skip
-
-
-def _axis(axis: Axis) -> dict[str, object]:
-    at = ticks(axis)
-    ends = [math.log10(end) if axis.log else end for end in (axis.low, axis.high)]
-    scale = "log" if axis.log else "linear"
-    return {"title": {"text": axis.title, "standoff": 12}, "type": scale, "range": ends, "tickvals": at,
-            "ticktext": [tick(value, axis.unit) for value in at], **LINES}  # fmt: skip
+def _on_curve(role: str, marks: Sequence[tuple[int, float, str]]) -> go.Scatter:
+    numbers, values, labels = zip(*marks, strict=True) if marks else ((), (), ())
+    return go.Scatter(x=numbers, y=values, mode="markers", marker=MARKS[role], name=role,
+                      text=[markup([text]) for text in labels],
+                      hovertemplate="%{text}: %{y:.4f}<extra></extra>")  # fmt: skip
 
 
 def _steps(info: FrontInfo) -> go.Scatter:
     x, y = zip(*info.line, strict=True) if info.line else ((), ())
     return go.Scatter(x=x, y=y, mode="lines", line={"shape": "hv", "color": BLUE, "width": 1.5}, opacity=0.6,
                       hoverinfo="skip", name=info.line_name)  # fmt: skip
-
-
-def _budgets(info: FrontInfo) -> list[go.Scatter]:
-    """Dashed lines from edge to edge; traces and not shapes, so that the legend names them."""
-    across, up = (info.x.low, info.x.high), (info.y.low, info.y.high)
-    lines = [((limit, limit), up) for limit in (info.budget_x,) if limit is not None]
-    lines += [(across, (limit, limit)) for limit in (info.budget_y,) if limit is not None]
-    style = {"color": RED, "width": 1.3, "dash": "dash"}
-    return [go.Scatter(x=x, y=y, mode="lines", line=style, hoverinfo="skip", name="budget", legendgroup="budget",
-                       showlegend=number == 0) for number, (x, y) in enumerate(lines)]  # fmt: skip
 
 
 def _marks(series: Series) -> go.Scatter:

@@ -50,9 +50,9 @@ def front_info(findings: Findings, *, x: int = 1, y: int = 0) -> FrontInfo:
     """The chart of objective `y` over objective `x` (positions in `findings.objectives`)."""
     across, up = findings.objectives[x], findings.objectives[y]
     groups = _groups(findings)
-    series = [_series(findings, role, trials, across, up) for role, trials in groups.items()]
-    series.append(_confirmed(findings, across, up))
-    shown = tuple(one for one in series if one.x)
+    every = [series(findings, role, trials, across, up) for role, trials in groups.items()]
+    every.append(_confirmed(findings, across, up))
+    shown = tuple(one for one in every if one.x)
     budgets = [findings.budget.get(objective.name) for objective in (across, up)]
     xs, ys = ([v for one in shown for v in getattr(one, side)] for side in "xy")
     x_axis = axis(across, xs + [limit for limit in budgets[:1] if limit is not None])
@@ -76,12 +76,13 @@ def _groups(findings: Findings) -> dict[str, Sequence[Trial]]:
         "dominated": [t for t in searched if t.status == "done" and t.feasible and t.number not in front],
         "control": [trial for trial in fresh if trial.kind == "control" and trial is not dense],
         "on the front": [trial for trial in searched if trial.number in front],
+        "finish": [trial for trial in fresh if trial.kind == "finish"],
         "dense": [dense] if dense else [],
         "knee": [knee] if knee else [],
     }
 
 
-def _series(findings: Findings, role: str, trials: Sequence[Trial], across: Objective, up: Objective) -> Series:
+def series(findings: Findings, role: str, trials: Sequence[Trial], across: Objective, up: Objective) -> Series:
     """The trials of which both values are known: an over-budget trial has costs but no quality."""
     known = [trial for trial in trials if across.name in trial.values and up.name in trial.values]
     return Series(

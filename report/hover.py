@@ -7,14 +7,16 @@ from textwrap import wrap
 from paretune.findings import Findings, Trial
 from paretune.inventory import Inventory
 from paretune.plan import FLOAT, Plan
+from paretune.report.masked import masked
 from paretune.report.text import human, label
 
 WIDTH, LINES = 64, 14
+KINDS = {"search": "searched", "control": "control"}
 
 
 def hover(findings: Findings, trial: Trial) -> tuple[str, ...]:
     """Lines of plain text: trial, objective values, plan. At most `LINES` + 1 of them."""
-    kind = trial.label or {"search": "searched", "control": "control"}[trial.kind]
+    kind = f"finish: {trial.label}" if trial.kind == "finish" else trial.label or KINDS[trial.kind]
     lines = [f"trial {trial.number} ({kind})"]
     for objective in findings.objectives:
         if objective.name in trial.values:
@@ -26,7 +28,7 @@ def hover(findings: Findings, trial: Trial) -> tuple[str, ...]:
 
 
 def plan_lines(inventory: Inventory, plan: Plan) -> list[str]:
-    """A plan, compactly: kept/whole channels per group, weight/activation bits per layer, recovery."""
+    """A plan, compactly: kept/whole channels per group, masks and weight/activation bits per layer, recovery."""
     kept = {
         group.name: f"{len(plan.kept.get(group.name, range(group.channels)))}/{group.channels}"
         for group in inventory.groups
@@ -41,7 +43,8 @@ def plan_lines(inventory: Inventory, plan: Plan) -> list[str]:
     distill = "" if recovery.distill == "none" else f", distilled from {recovery.distill}"
     return [
         *_wrapped("kept", (f"{name} {share}" for name, share in kept.items()) if kept else ["all channels"]),
-        *_wrapped("bits (weights/activations)", _by_value(bits)),
+        *_masks(inventory, plan),
+        *_wrapped("bits (weights/activations)", _by_value(bits, len(inventory.weighted))),
         f"recovery: {recovery.epochs} epochs at lr {recovery.lr:.3g}{distill}" if recovery.epochs else "no recovery",
     ]
 
@@ -51,12 +54,18 @@ def markup(lines: Iterable[str]) -> str:
     return "<br>".join(escape(line, quote=False) for line in lines)
 
 
-def _by_value(bits: Mapping[str, str]) -> list[str]:
-    """Layers that share their bits are named together."""
+def _masks(inventory: Inventory, plan: Plan) -> list[str]:
+    """The pattern of every masked layer and the share of its weights that stays."""
+    masks = {name: f"{kind} {human(share, 'share')}" for name, (kind, share) in masked(inventory, plan).items()}
+    return _wrapped("masks (weights kept)", _by_value(masks, len(inventory.weighted))) if masks else []
+
+
+def _by_value(values: Mapping[str, str], whole: int) -> list[str]:
+    """Layers that share a value are named together; `whole` is how many layers there are."""
     shared: dict[str, list[str]] = {}
-    for name, value in bits.items():
+    for name, value in values.items():
         shared.setdefault(value, []).append(name)
-    if len(shared) == 1 and len(bits) > 1:
+    if len(shared) == 1 and len(values) == whole > 1:
         return [f"{next(iter(shared))} everywhere"]
     return [f"{value}: {' '.join(names)}" for value, names in shared.items()]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from paretune.findings import Findings, Trial
 from paretune.plan import FLOAT
+from paretune.report.masked import masked
 from paretune.report.text import human
 
 COLUMNS = 40  # more front members than this are thinned out evenly
@@ -44,9 +45,14 @@ def kept_info(findings: Findings) -> HeatInfo:
 
 
 def bits_info(findings: Findings) -> HeatInfo:
-    """The weight bits of every layer, coloured by their logarithm so that 2 and 4 differ as 8 and 16 do."""
+    """The weight bits of every layer, coloured by their logarithm so that 2 and 4 differ as 8 and 16 do.
+
+    No rows if nothing on the front is quantized.
+    """
     members, left_out = _members(findings)
     names = [layer.name for layer in findings.inventory.weighted]
+    if all(_weight_bits(trial, name) == FLOAT for trial in members for name in names):
+        names = []
     bits = [[_weight_bits(trial, name) for trial in members] for name in names]
     cells = [[math.log2(value) for value in row] for row in bits]
     texts = [["float" if value == FLOAT else str(value) for value in row] for row in bits]
@@ -55,6 +61,17 @@ def bits_info(findings: Findings) -> HeatInfo:
     ends = (1.0, max(3.0, *used) + 0.5)
     return _info(findings, members, title="Weight bits", rows=names, cells=cells, texts=texts,
                  ends=ends, left_out=left_out)  # fmt: skip
+
+
+def weights_info(findings: Findings) -> HeatInfo:
+    """The share of weights that masks leave, in [0, 1], for every layer that a shown front member masks."""
+    members, left_out = _members(findings)
+    masks = [masked(findings.inventory, trial.plan) for trial in members]
+    names = [layer.name for layer in findings.inventory.weighted if any(layer.name in mask for mask in masks)]
+    cells = [[mask.get(name, ("", 1.0))[1] for mask in masks] for name in names]
+    texts = [[f"{100 * cell:.{0 if cell >= 0.0995 else 1}f}" for cell in row] for row in cells]
+    return _info(findings, members, title="Weights kept (%)", rows=names, cells=cells, texts=texts,
+                 ends=(0.0, 1.0), left_out=left_out)  # fmt: skip
 
 
 def _weight_bits(trial: Trial, layer: str) -> int:

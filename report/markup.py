@@ -53,11 +53,15 @@ def code(text: str) -> str:
     return f"<pre><code>{escape(text)}</code></pre>\n"
 
 
-def chart(figure: go.Figure, name: str, min_width: int = 0) -> str:
-    """A figure as part of a page that holds plotly.js already; narrower screens scroll below `min_width` pixels."""
+def chart(figure: go.Figure, name: str, min_width: int = 0, *, tall: bool = False) -> str:
+    """A figure as part of a page that holds plotly.js already.
+
+    Narrower screens scroll below `min_width` pixels. A `tall` figure scrolls in a box of the screen's height.
+    """
     # A fixed id instead of Plotly's random one: the same study gives the same page, byte for byte.
     inner = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=CONFIG)
-    return f'<div class="scroll"><div style="min-width:{min_width}px">{inner}</div></div>\n'
+    kind = "scroll tall" if tall else "scroll"
+    return f'<div class="{kind}"><div style="min-width:{min_width}px">{inner}</div></div>\n'
 
 
 def _cell(cell: Cell, tag: str) -> str:

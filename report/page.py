@@ -7,14 +7,15 @@ from plotly.offline import get_plotlyjs
 
 from paretune.files import write_text
 from paretune.findings import Findings
-from paretune.report import origin, sections, verdict
+from paretune.report import origin, rules, sections, verdict
 from paretune.report.markup import paragraph
+from paretune.report.rival import beside
 from paretune.report.style import CSS
 from paretune.report.text import counted
 
 SECTIONS = (
-    sections.summary, sections.fronts, sections.progress, sections.layers, sections.choices,
-    sections.failed, sections.time, origin.commands, origin.provenance,
+    sections.summary, sections.fronts, sections.beside, sections.progress, rules.curves, sections.layers,
+    rules.decided, sections.choices, sections.failed, sections.time, origin.commands, origin.provenance,
 )  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def _header(findings: Findings) -> str:
         f"<header>\n<h1>{escape(findings.name)}</h1>\n"
         + paragraph(verdict.found(findings), "verdict")
         + paragraph(verdict.added(findings))
+        + (paragraph(beside(findings)) if findings.rival else "")
         + paragraph(counted(findings), "quiet")
         + "</header>\n"
     )

@@ -8,7 +8,7 @@ from paretune.files import write_text
 from paretune.findings import Findings
 from paretune.report.axis import ticks
 from paretune.report.fronts import FrontInfo, Series, front_info
-from paretune.report.style import BLUE, FONT, GREY, INK, ORANGE, RED
+from paretune.report.style import BLUE, FONT, GREY, INK, ORANGE, PURPLE, RED
 from paretune.report.text import tick
 
 WIDTH, HEIGHT = 760, 440
@@ -88,6 +88,7 @@ def _mark(role: str, x: float, y: float) -> str:
         "dominated": f'<circle r="3" fill="{GREY}" opacity=".75" {at}/>',
         "control": f'<path d="M0-6L6 0L0 6L-6 0Z" fill="{ORANGE}" stroke="#fff" {at}/>',
         "on the front": f'<circle r="4.5" fill="{BLUE}" stroke="#fff" {at}/>',
+        "finish": f'<path d="M0-6.5L6 4.5H-6Z" fill="{PURPLE}" stroke="#fff" {at}/>',
         "dense": f'<path d="M0-8L2-2.6L8-2.4L3.2 1.2L4.9 7L0 3.6L-4.9 7L-3.2 1.2L-8-2.4L-2-2.6Z" fill="{INK}" {at}/>',
         "knee": f'<circle r="8.5" fill="none" stroke="{RED}" stroke-width="2.3" {at}/>',
         "confirmed on test": f'<path d="M-4-4H4V4H-4Z" fill="none" stroke="#009E73" stroke-width="1.8" {at}/>',
@@ -96,9 +97,11 @@ def _mark(role: str, x: float, y: float) -> str:
 
 def _legend(roles: Sequence[str]) -> list[str]:
     parts, x = [], LEFT + 8.0
+    letters = 6.4 * sum(map(len, roles))
+    gap = min(40.0, (WIDTH - RIGHT - x - letters) / max(1, len(roles)))  # all kinds at once need a tighter row
     for role in roles:
         parts += [_mark(role, x, 45), _text(x + 13, 49, role, colour=MUTED)]
-        x += 40 + 6.4 * len(role)
+        x += gap + 6.4 * len(role)
     return parts
 
 

@@ -1,5 +1,6 @@
 """Decides what the chart of hypervolume over trials shows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paretune.findings import Findings
@@ -10,32 +11,33 @@ from paretune.report.hypervolume import covered_by, hypervolumes
 class ProgressInfo:
     """Normalised hypervolume after each trial.
 
-    `controls` are (trial, hypervolume, label), `baseline` is what the controls reach alone, and `range`
-    the part of the vertical axis where something happens.
+    `controls` and `finishes` are (trial, hypervolume, label), `baseline` is what the controls reach alone, and
+    `range` the part of the vertical axis where something happens.
     """
 
     trials: tuple[int, ...]
     hypervolume: tuple[float, ...]
     controls: tuple[tuple[int, float, str], ...]
+    finishes: tuple[tuple[int, float, str], ...]
     baseline: float
     range: tuple[float, float]
 
 
 def progress_info(findings: Findings) -> ProgressInfo:
-    """The curve, with the feasible controls marked on it."""
+    """The curve, with the feasible controls and finishes marked on it."""
     curve = hypervolumes(findings)
-    counted = {trial.number for trial in findings.candidates}
-    controls = [trial for trial in findings.trials if trial.kind == "control"]
-    marks = [
-        (trial.number, value, trial.label)
-        for trial, value in zip(findings.trials, curve, strict=True)
-        if trial in controls and trial.number in counted and value > 0
-    ]
-    baseline = covered_by(findings, controls)
+    baseline = covered_by(findings, [trial for trial in findings.trials if trial.kind == "control"])
     return ProgressInfo(
-        trials=tuple(trial.number for trial in findings.trials), hypervolume=curve, controls=tuple(marks),
+        trials=tuple(trial.number for trial in findings.trials), hypervolume=curve,
+        controls=_marks(findings, curve, "control"), finishes=_marks(findings, curve, "finish"),
         baseline=baseline, range=_range([value for value in (*curve, baseline) if value > 0]),
     )  # fmt: skip
+
+
+def _marks(findings: Findings, curve: Sequence[float], kind: str) -> tuple[tuple[int, float, str], ...]:
+    counted = {trial.number for trial in findings.candidates if trial.kind == kind}
+    pairs = zip(findings.trials, curve, strict=True)
+    return tuple((trial.number, at, trial.label) for trial, at in pairs if trial.number in counted and at > 0)
 
 
 def _range(values: list[float]) -> tuple[float, float]:

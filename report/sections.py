@@ -2,13 +2,16 @@
 
 from paretune.findings import Findings
 from paretune.report import draw
+from paretune.report import rival as rivals
+from paretune.report.beside import beside_info
 from paretune.report.choices import choices_info
 from paretune.report.confirmed import confirmations
+from paretune.report.draw_beside import beside_figure
 from paretune.report.failures import failures
 from paretune.report.fronts import front_infos
-from paretune.report.layers import HeatInfo, bits_info, kept_info
+from paretune.report.layers import HeatInfo, bits_info, kept_info, weights_info
 from paretune.report.markup import Cell, chart, heading, paragraph, section, table, words
-from paretune.report.picks import Pick, dense_pick, picks
+from paretune.report.picks import Pick, dense_pick, limit_text, picks
 from paretune.report.progress import progress_info
 from paretune.report.stages import stages_info
 from paretune.report.text import change, count, duration, finished, human, label
@@ -38,6 +41,25 @@ def fronts(findings: Findings) -> str:
     return section("Pareto front", paragraph(note, "quiet"), *charts, paragraph(f"{definitions}.", "quiet"))
 
 
+def beside(findings: Findings) -> str:
+    """Both searches, if another one ran beside the study: verdict, fronts, numbers."""
+    found = rivals.contest(findings)
+    if found is None:
+        return ""
+    note = "Searched trials alone, without controls and finishes; both under the same objectives and reference"
+    limits = " and ".join(limit_text(findings, name, limit) for name, limit in findings.budget.items())
+    note += f", and both within {limits}." if limits else "."
+    note += " In the chart a triangle is a finish, and faint points are dominated."
+    parts = [paragraph(rivals.beside(findings)), paragraph(note, "quiet")]
+    if found.this.searched or found.rival.searched:
+        parts.append(chart(beside_figure(beside_info(findings, found)), "beside", min_width=340))
+    quality = label(findings.names[0])
+    header = [words("search"), Cell(text=f"best {quality}"), Cell(text="hypervolume"), Cell(text="trials"),
+              Cell(text="of them evaluated"), Cell(text=f"{quality} after further training")]  # fmt: skip
+    rows = [_side_row(findings, side) for side in (found.this, found.rival)]
+    return section(f"Beside {found.rival.name}", *parts, table(header, rows))
+
+
 def progress(findings: Findings) -> str:
     """Hypervolume over trials."""
     if not findings.candidates:
@@ -57,7 +79,7 @@ def layers(findings: Findings) -> str:
     """What the front members do to every group and layer."""
     if not any(trial.plan for trial in findings.front):
         return ""
-    infos = [info for info in (kept_info(findings), bits_info(findings)) if info.rows]
+    infos = [info for info in (kept_info(findings), bits_info(findings), weights_info(findings)) if info.rows]
     parts = [_heat(info, f"layers-{number}") for number, info in enumerate(infos)]
     return section("Layers of the front", paragraph("Darker keeps more.", "quiet"), *parts)
 
@@ -102,6 +124,8 @@ def time(findings: Findings) -> str:
     if not info.stages:
         return section("Where the time went", paragraph(total))
     note = f"{total} The bar is the median of {count(info.trials, 'finished trial')}, stage by stage."
+    if any(trial.kind == "finish" for trial in findings.trials):
+        note += " Finishes, which train longer, are not in it."
     return section("Where the time went", paragraph(note), chart(draw.stages_figure(info), "stages"))
 
 
@@ -114,7 +138,18 @@ def _summary_row(findings: Findings, pick: Pick) -> list[Cell]:
         value = trial.values[objective.name]
         apart = "" if dense in (None, trial) else change(dense.values[objective.name], value, objective.unit)
         cells.append(Cell(text=human(value, objective.unit), aside=apart))
-    return [words(pick.name), *cells, Cell(text=str(trial.number))]
+    further = trial.label if trial.kind == "finish" else ""
+    return [words(pick.name), *cells, Cell(text=str(trial.number), aside=further)]
+
+
+def _side_row(findings: Findings, side: rivals.Side) -> list[Cell]:
+    """The best trial and the finish are named under their quality."""
+    best = Cell(text="–") if side.best is None else Cell(
+        text=rivals.quality_text(findings, side.best), aside=f"trial {side.best.number}")  # fmt: skip
+    finish = Cell(text="–") if side.finish is None else Cell(
+        text=rivals.quality_text(findings, side.finish), aside=side.finish.label)  # fmt: skip
+    counts = [Cell(text=str(number)) for number in (side.asked, side.evaluated)]
+    return [words(side.name), best, Cell(text=f"{side.hypervolume:.4f}"), *counts, finish]
 
 
 def _heat(info: HeatInfo, name: str) -> str:

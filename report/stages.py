@@ -9,7 +9,10 @@ from paretune.findings import Findings, Trial
 
 @dataclass(frozen=True, kw_only=True)
 class StagesInfo:
-    """Median seconds per stage of a finished trial, in order of the stages; and the sum over every trial."""
+    """Median seconds per stage of a finished trial, in order of the stages; and the sum over every trial.
+
+    `trials` counts those of the median: controls and searched trials, not the finishes, which train longer on purpose.
+    """
 
     stages: tuple[tuple[str, float], ...]
     trials: int
@@ -28,7 +31,7 @@ def stage_names(trials: Sequence[Trial]) -> list[str]:
 
 def stages_info(findings: Findings) -> StagesInfo:
     """A stage that a trial skipped took it no time."""
-    done = [trial for trial in findings.trials if trial.status == "done" and trial.same_as is None]
+    done = [t for t in findings.trials if t.status == "done" and t.same_as is None and t.kind != "finish"]
     medians = [(name, float(median(t.seconds.get(name, 0.0) for t in done))) for name in stage_names(done)]
     return StagesInfo(
         stages=tuple(medians), trials=len(done), total_seconds=sum(total_seconds(trial) for trial in findings.trials)

@@ -31,6 +31,7 @@ p { margin: .3rem 0 .6rem; max-width: 46rem; }
 .verdict { font-size: 1.15rem; max-width: none; }
 .quiet { color: #5a6270; font-size: .92rem; }
 .scroll { overflow-x: auto; }
+.tall { max-height: 85vh; overflow-y: auto; border: 1px solid #e4e7eb; border-radius: 6px; }
 table { border-collapse: collapse; font-size: .92rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .4rem 1.4rem .4rem 0; border-bottom: 1px solid #e4e7eb; vertical-align: top; }
 th { color: #5a6270; font-weight: 600; white-space: nowrap; }
@@ -43,5 +44,5 @@ pre { background: #f5f6f8; border-radius: 6px; padding: .8rem 1rem; margin: .6re
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 @media (max-width: 40rem) { main { padding: 1.2rem .9rem 3rem; } th, td { padding-right: .8rem; }
   h1 { font-size: 1.5rem; } }
-@media print { .scroll { overflow: visible; } h2 { break-after: avoid; } }
+@media print { .scroll, .tall { overflow: visible; max-height: none; } h2 { break-after: avoid; } }
 """.replace("FONT", FONT)

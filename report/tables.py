@@ -11,9 +11,10 @@ from paretune.findings import Findings, Trial
 from paretune.inventory import Inventory
 from paretune.plan import LayerPlan, Plan
 from paretune.report.hypervolume import hypervolumes
+from paretune.report.masked import masked
 from paretune.report.stages import stage_names, total_seconds
 
-FIRST = ("trial", "kind", "label", "status", "reason", "same_as", "feasible", "on_front")
+FIRST = ("trial", "kind", "label", "status", "reason", "notes", "same_as", "feasible", "on_front")
 WHOLE = ("same_as", "weight_bits", "activation_bits")
 
 
@@ -32,11 +33,13 @@ def front_table(findings: Findings) -> pd.DataFrame:
     """The front, best quality first: what was found and, instead of what was chosen, the plan it became.
 
     `kept:<group>` is the share of channels that stay, `weight_bits:<layer>` and `activation_bits:<layer>`
-    the stored bits (32 is float).
+    the stored bits (32 is float). Where layers are masked, `pattern:<layer>` and `weights_kept:<layer>` say how.
     """
     inventory = findings.inventory
     names = [f"kept:{group.name}" for group in inventory.groups]
     names += [f"{kind}_bits:{layer.name}" for kind in ("weight", "activation") for layer in inventory.weighted]
+    masks = [name for trial in findings.front for name in masked(inventory, trial.plan)]
+    names += [f"{kind}:{name}" for kind in ("pattern", "weights_kept") for name in dict.fromkeys(masks)]
     return _frame(findings, findings.front, [_plan_cells(inventory, t.plan) for t in findings.front], names)
 
 
@@ -64,14 +67,15 @@ def _frame(
     # Cell by cell as Python objects: a choice stays 4, not 4.0, though some trials did not make it.
     table = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in columns})
     numbers = [name for name in (*findings.names, *values, "hypervolume") if name in table]
-    numbers += [name for name in columns if name.startswith(("score_epoch_", "seconds_", "kept:"))]
+    numbers += [name for name in columns if name.startswith(("score_epoch_", "seconds_", "kept:", "weights_kept:"))]
     whole = [name for name in columns if name.split(":")[0] in WHOLE]
     kinds = {"trial": "int64", "feasible": "bool", "on_front": "bool"}
     return table.astype(kinds | dict.fromkeys(numbers, "float64") | dict.fromkeys(whole, "Int64"))
 
 
 def _cells(trial: Trial) -> dict[str, Any]:
-    found = {name: getattr(trial, name) for name in FIRST[1:-1]} | {"trial": trial.number}
+    found = {name: getattr(trial, name) for name in FIRST[1:-1]}
+    found |= {"trial": trial.number, "notes": "; ".join(trial.notes)}
     scores = {f"score_epoch_{rung.epochs}": rung.score for rung in trial.rungs}
     seconds = {f"seconds_{stage}": value for stage, value in trial.seconds.items()}
     key = trial.plan.key if trial.plan else ""
@@ -86,4 +90,6 @@ def _plan_cells(inventory: Inventory, plan: Plan | None) -> dict[str, Any]:
         row = plan.bits.get(layer.name, LayerPlan(layer=layer.name))
         cells[f"weight_bits:{layer.name}"] = row.weight_bits
         cells[f"activation_bits:{layer.name}"] = row.activation_bits
+    for name, (kind, share) in masked(inventory, plan).items():
+        cells |= {f"pattern:{name}": kind, f"weights_kept:{name}": share}
     return cells

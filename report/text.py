@@ -93,8 +93,8 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """ "1 trial", "2 trials" """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """ "1 trial", "2 trials", "2 finishes" """
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('sh') else 's'}"
 
 
 def measured(objectives: Sequence[Objective], trial: Trial) -> str:
@@ -114,10 +114,15 @@ def finished(findings: Findings) -> str:
 
 
 def counted(findings: Findings) -> str:
-    """How the trials ended: "60 trials: 51 done, 4 over budget, 3 failed, 2 repeats"."""
+    """How the trials ended: "61 trials: 51 done, 4 over budget, 3 failed, 2 repeats, 1 finish".
+
+    A finish that failed is among the failed.
+    """
     fresh = [trial for trial in findings.trials if trial.same_as is None]
+    finishes = [trial for trial in fresh if trial.kind == "finish" and trial.status == "done"]
     parts = {status: sum(trial.status == status for trial in fresh) for status in ("done", "over_budget", "failed")}
+    parts["done"] -= len(finishes)
     repeats = len(findings.trials) - len(fresh)
     texts = [f"{number} {status.replace('_', ' ')}" for status, number in parts.items() if number]
-    texts += [count(repeats, "repeat")] if repeats else []
+    texts += [count(number, noun) for number, noun in ((repeats, "repeat"), (len(finishes), "finish")) if number]
     return f"{count(len(findings.trials), 'trial')}{': ' if texts else ''}{', '.join(texts)}"

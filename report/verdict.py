@@ -3,6 +3,7 @@
 from paretune.findings import Findings
 from paretune.report.hypervolume import covered_by
 from paretune.report.picks import Pick, ask, dense_pick, limit_text
+from paretune.report.rival import beside
 from paretune.report.text import change, count, counted, finished, human, label, measured
 
 
@@ -27,18 +28,18 @@ def found(findings: Findings) -> str:
 
 def added(findings: Findings) -> str:
     """What the search added to the controls, also when that is nothing; and which controls only the budget excludes."""
-    return f"{_raised(findings)}{_excluded(findings)}"
+    return f"{_raised(findings)}{_trained_further(findings)}{_excluded(findings)}"
 
 
 def _raised(findings: Findings) -> str:
     """The hypervolume without and with the search, and how many trials stand on either side."""
     every = [trial for trial in findings.trials if trial.kind == "control"]
     controls = [trial for trial in findings.candidates if trial.kind == "control"]
-    searched = len(findings.candidates) - len(controls)
+    searched = [trial for trial in findings.candidates if trial.kind == "search"]
     if not searched:
         return f"No searched trial has {finished(findings)} yet."
-    before, after = covered_by(findings, controls), covered_by(findings, findings.trials)
-    sides = count(len(controls), "control"), count(searched, "searched trial")
+    before, after = covered_by(findings, controls), covered_by(findings, [*controls, *searched])
+    sides = count(len(controls), "control"), count(len(searched), "searched trial")
     if after - before <= 1e-9:
         return f"The search added nothing to the controls: hypervolume stays at {before:.4f} ({', '.join(sides)})."
     share = f"{sum(trial.kind == 'search' for trial in findings.front)} of the {len(findings.front)}"
@@ -48,6 +49,20 @@ def _raised(findings: Findings) -> str:
         f"The search raised hypervolume from {start} to {after:.4f} (with {sides[1]}), "
         f"and found {share} points on the front."
     )
+
+
+def _trained_further(findings: Findings) -> str:
+    """What the finishes added to controls and search; "" if there is none."""
+    finishes = [trial for trial in findings.candidates if trial.kind == "finish"]
+    if not finishes:
+        return ""
+    rest = [trial for trial in findings.candidates if trial.kind != "finish"]
+    before, after = covered_by(findings, rest), covered_by(findings, findings.trials)
+    who = f" Further training ({count(len(finishes), 'finish')})"
+    if after - before <= 1e-9:
+        return f"{who} did not raise it."
+    share = f"{sum(trial.kind == 'finish' for trial in findings.front)} of the {len(findings.front)}"
+    return f"{who} raised it to {after:.4f} and holds {share} points on the front."
 
 
 def _excluded(findings: Findings) -> str:
@@ -81,6 +96,7 @@ def summary_lines(findings: Findings) -> list[str]:
     width = max(len(row.name) for row in rows)
     lines = [f"{row.name:<{width}}  {_line(findings, row)}" for row in rows]
     head = [f"{findings.name}: {counted(findings)}", *lines, added(findings)]
+    head += [beside(findings)] if findings.rival else []
     return [*head, f"{'report':<{width}}  {findings.folder}/report.html"]
 
 

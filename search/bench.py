@@ -1,13 +1,11 @@
-"""Whatever is the same in every trial, computed once: inventory, calibration batches, teacher, criterion scores."""
+"""Whatever is the same in every trial, computed once: inventory, calibration batches, teacher."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
-from paretune.compress.criteria import Scores, score_groups
 from paretune.compress.groups import discover
 from paretune.compress.recover import Teacher
 from paretune.inventory import Inventory
@@ -26,6 +24,15 @@ class Bench:
     calibration: tuple[tuple[Tensor, Tensor], ...]
     teacher: Teacher
 
+    def some(self, images: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The calibration batches that hold the first `images` images, the last one cut short."""
+        found, left = [], images
+        for inputs, targets in self.calibration:
+            if left > 0:
+                found.append((inputs[:left], targets[:left]))
+            left -= len(targets)
+        return tuple(found)
+
 
 def lay_out(task: Task) -> Bench:
     """Discover the model's inventory and draw the calibration batches; no training."""
@@ -35,27 +42,22 @@ def lay_out(task: Task) -> Bench:
         seen += len(targets)
         if seen >= CALIBRATION_IMAGES:
             break
+    inventory = discover(task.model, task.example())
+    last = inventory.weighted[-1].name if inventory.weighted else None
     return Bench(
         task=task,
-        inventory=discover(task.model, task.example()),
+        inventory=inventory,
         calibration=tuple(batches),
-        teacher=Teacher(model=task.model, split=task.train),
+        teacher=Teacher(model=task.model, split=task.train, hint_layer=last),
     )
 
 
-def study_scores(bench: Bench, criteria: Sequence[str], seed: int, cache: Path) -> Scores:
-    """Criterion scores of every group: read from `cache` (.npz) if it holds them, else computed and written there."""
-    if cache.exists():
-        with np.load(cache) as stored:
-            known: dict[str, dict[str, np.ndarray]] = {}
-            for key in stored.files:
-                criterion, group = key.split("/", 1)
-                known.setdefault(criterion, {})[group] = stored[key]
-        if set(criteria) <= set(known):
-            return known
-    scores = score_groups(bench.task.model, bench.inventory, criteria, bench.calibration, bench.task.loss, seed)
-    flat = {f"{criterion}/{group}": v for criterion, groups in scores.items() for group, v in groups.items()}
-    partial = cache.with_suffix(".part.npz")
-    np.savez(partial, **flat)  # type: ignore[arg-type]
-    partial.replace(cache)
-    return scores
+def epoch_seeds(seed: int) -> Callable[[int], int]:
+    """Seeds of the epochs' order and augmentation: the same in every trial of a study, so that trials differ by
+    their plans only and the teacher's outputs are computed once.
+    """
+
+    def of(epoch: int) -> int:
+        return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:6], "little")
+
+    return of

@@ -1,21 +1,25 @@
 """What can be told before anything is written: names, reach of the space, and what makes a study the same study."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from paretune.compress.criteria import CRITERIA
-from paretune.compress.rates import plan_of
+from paretune.compress.criteria import Scores
+from paretune.compress.planning import plan_of
 from paretune.conf.settings import Settings
-from paretune.costs.table import COSTS, static_costs
+from paretune.costs.table import COSTS, MASKED, static_costs
 from paretune.errors import ParetuneError, near_miss, pick
 from paretune.export.graph import check_exportable
 from paretune.findings import Objective
+from paretune.plan import Plan
 from paretune.profile import profile
+from paretune.recipe import Blend, Masking, Recipe
 from paretune.search.bench import Bench
 from paretune.search.samplers import SAMPLERS
+from paretune.search.sense import check_sense
 from paretune.spaces.space import Space
 from paretune.tasks.task import Task
 
@@ -46,17 +50,28 @@ def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
     Raises:
         ParetuneError: an unknown criterion, 1-bit layers, or a budget below the smallest reachable value.
     """
-    for name in space.criteria:
-        pick(CRITERIA, name, "criterion")
+    check_sense(space, bench)
     smallest = space.smallest()
     if 1 in {*smallest.weight_bits.values(), *smallest.activation_bits.values()}:
         raise ParetuneError("space: the quantizer (LSQ) keeps zero a level and needs 2 bits or more, got 1")
-    flat = {group.name: np.zeros(group.channels) for group in bench.inventory.groups}
-    plan = plan_of(smallest, bench.inventory, {smallest.criterion: flat})
-    reached = static_costs(profile(bench.inventory, plan))
+    if not settings.limits:
+        return
+    reached = static_costs(profile(bench.inventory, _smallest_plan(space, smallest, bench)))
     for name, limit in settings.limits.items():
-        if reached[name] > limit:
+        if reached[name] > limit and not (space.kinds and name in MASKED):
             raise ParetuneError(f"budget.{name}={limit:g} cannot be met: the space reaches {reached[name]:g} at least")
+
+
+def _smallest_plan(space: Space, smallest: Recipe, bench: Bench) -> Plan:
+    """A plan without masks whose costs no trial without masks can go below."""
+    inventory = bench.inventory
+    even = space.rules if space.rules in (("uniform",), ("per_layer",)) else ()
+    # Any other rule may take everything but the minimum.
+    rate = replace(smallest.rate, rule="uniform", ratio=0.999) if not even else replace(smallest.rate, rule=even[0])
+    units = {group.name: np.zeros((1, group.channels)) for group in inventory.groups}
+    blends = dict.fromkeys(smallest.blends, Blend(criteria=("flat",)))
+    recipe = replace(smallest, rate=rate, blends=blends, wanted={}, masking=Masking())
+    return plan_of(recipe, inventory, Scores(units={"flat": units}, weights={})).plan
 
 
 def warn_if_stuck_here(bench: Bench) -> None:

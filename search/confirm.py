@@ -62,7 +62,8 @@ def export(
     check_target(out)
     findings = read_findings(folder)
     trial = choose(findings, rule, under=under, drop=drop)
-    if recover == "full" and trial.plan is not None and trial.plan.recovery.epochs == 0:
+    plan = trial.plan
+    if recover == "full" and plan is not None and plan.recovery.epochs == 0 and plan.pruning is None:
         raise ParetuneError(f"trial {trial.number} was not trained, so there is nothing to recover; use kept")
     settings = read_settings(folder)
     bench = lay_out(the_task(folder, findings, settings, task))
@@ -116,7 +117,7 @@ def _kept(folder: Path, trial: Trial, bench: Bench, settings: Settings) -> list[
     home = kept_folder(folder, trial.number if trial.same_as is None else trial.same_as)
     seed = settings.study.seed
     if not (home / "model.safetensors").is_file():
-        return [_replay(trial.plan, bench, seed)]
+        return [_replay(trial.plan.asked, bench, seed)]
     frozen = unpack((home / "model.safetensors").read_bytes(), read_json(home / "layout.json"))
     model = thaw(bench.task.model, bench.inventory, trial.plan, frozen)
     return [_scored(trial.plan, bench, seed, frozen, model)]
@@ -125,6 +126,9 @@ def _kept(folder: Path, trial: Trial, bench: Bench, settings: Settings) -> list[
 def _full(trial: Trial, bench: Bench, settings: Settings) -> list[Replay]:
     assert trial.plan is not None
     recovery = replace(trial.plan.recovery, epochs=settings.study.full_epochs)
+    if trial.plan.pruning is not None:
+        # Masks that training found are kept; what trains them further are the dense weights.
+        recovery = replace(recovery, start="trained")
     plan = replace(trial.plan, recovery=recovery)
     seeds = range(settings.study.seed + 1, settings.study.seed + 1 + FRESH_SEEDS)
     return [_replay(plan, bench, seed) for seed in seeds]
@@ -134,7 +138,7 @@ def _replay(plan: Plan, bench: Bench, seed: int) -> Replay:
     trained = evaluate(plan, bench, seed=seed)
     if trained.frozen is None or trained.model is None:
         raise ParetuneError(f"the plan could not be replayed with seed {seed}: {trained.outcome.reason}")
-    return _scored(plan, bench, seed, trained.frozen, trained.model)
+    return _scored(trained.plan, bench, seed, trained.frozen, trained.model)
 
 
 def _scored(plan: Plan, bench: Bench, seed: int, frozen: Frozen, model: nn.Module) -> Replay:

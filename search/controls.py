@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from paretune.plan import FLOAT
 from paretune.spaces.leaf import Fixed, Scalar
-from paretune.spaces.space import Question, Space, Wish
+from paretune.spaces.question import Question
+from paretune.spaces.space import Space, Wish
 
+EVEN = ("per_layer", "uniform")  # rules under which a control treats all groups alike
 WISHES = (
     Wish(ratio=0.0, weight_bits=8, activation_bits=8),
     Wish(ratio=0.0, weight_bits=4, activation_bits=4),
@@ -54,22 +56,27 @@ def controls_of(space: Space) -> tuple[Control, ...]:
     """
     points: dict[str, Mapping[str, Scalar]] = {}
     for near in map(space.near, WISHES):
-        if near not in points.values():
-            text = label(space, near)
-            points[text if text not in points else f"{text} ({len(points)})"] = near
+        text = label(space, near)
+        if near in points.values() or (text in points and not text.startswith("uniform")):
+            continue  # under other rules two points of one name make the same plan
+        points[text if text not in points else f"{text} ({len(points)})"] = near
     return (Control(label="dense", params=None), *(Control(label=text, params=p) for text, p in points.items()))
 
 
 def label(space: Space, params: Mapping[str, Scalar]) -> str:
-    """A point in words, such as "uniform w4 a8 ratio 0.3": what the space leaves open is set to that."""
+    """A point in words, such as "uniform w4 a8 ratio 0.3": what the space leaves open is set to that, by that rule."""
     recipe = space.ask(Given(params))
-    ratio = _text(space.ratios, recipe.ratios)
+    rate = recipe.rate
     words = [
-        "uniform",
+        "uniform" if rate.rule in EVEN else rate.rule,
         _bits("w", _text(space.weight_bits, recipe.weight_bits)),
         _bits("a", _text(space.activation_bits, recipe.activation_bits)),
     ]
-    return " ".join(words + ([f"ratio {ratio}"] if ratio not in ("", "0") else []))
+    ratio = {"per_layer": _text(space.ratios, recipe.ratios), "uniform": f"{rate.ratio:g}", "global": f"{rate.ratio:g}",
+             "target": f"{rate.share:g} of {rate.cost}"}.get(rate.rule, "")  # fmt: skip
+    sparsity = {name: want.sparsity for name, want in recipe.wanted.items() if want.sparsity}
+    words += [f"ratio {ratio}"] if ratio not in ("", "0") else []
+    return " ".join(words + ([f"sparsity {_text((), sparsity)}"] if sparsity else []))
 
 
 def _bits(letter: str, text: str) -> str:
@@ -79,6 +86,6 @@ def _bits(letter: str, text: str) -> str:
 def _text(questions: Sequence[Question], answers: Mapping[str, float]) -> str:
     """The value, or the range of values, of what is open; of everything if nothing is."""
     chosen = [q for q in questions if not isinstance(q.leaf, Fixed)] or questions
-    values = {answers[target] for question in chosen for target in question.targets}
+    values = {answers[target] for question in chosen for target in question.targets} if chosen else {*answers.values()}
     ends = sorted({min(values), max(values)}) if values else []
     return "–".join(f"{value:g}" for value in ends)

@@ -12,28 +12,42 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from paretune.compress.criteria import Scores
-from paretune.compress.rates import plan_of
+from paretune.compress.planning import Planned, foreseen
 from paretune.conf.settings import Settings
-from paretune.costs.table import static_costs
-from paretune.errors import ParetuneError
+from paretune.costs.table import MASKED, static_costs
+from paretune.errors import ImpossiblePlan, ParetuneError, first_line
 from paretune.export.pack import layout, pack
 from paretune.findings import Trial
 from paretune.outcome import Outcome
 from paretune.pareto import Array, nondominated
-from paretune.plan import DENSE, Plan
+from paretune.plan import DENSE
 from paretune.profile import profile
 from paretune.search.bench import Bench
 from paretune.search.controls import Control
-from paretune.search.evaluate import Trained, evaluate
+from paretune.search.evaluate import Clock, Trained, evaluate
 from paretune.search.folder import drop_kept, kept_folder, write_json
+from paretune.search.planner import Planner
 from paretune.search.store import Entry, read_trial, rows_of, tell, unfinished
-from paretune.spaces.leaf import Scalar
 from paretune.spaces.space import Space
 
 HOPELESS = 10  # trials that fail one after another, with none finished, before the study gives up
 
+# What a recipe may run into; PyTorch reports a lack of memory as RuntimeError. Anything else is a bug.
+CANNOT = (ImpossiblePlan, MemoryError, RuntimeError, ValueError)
+NOTHING = Outcome(status="failed", values={}, seconds={})
+
 log = logging.getLogger("paretune")
+
+
+def finish_of(rows: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
+    """The searched trial with the best quality, the smaller costs where two are equal; None if it has been finished
+    already or there is none.
+    """
+    done = [row for row in rows if row.kind == "search" and row.status == "done" and row.feasible]
+    best = min(done, key=lambda row: (*(row.values[name] for name in objectives), row.number), default=None)
+    finished = [row.label for row in rows if row.kind == "finish"]
+    known = best is not None and any(label.startswith(f"trial {best.number} ") for label in finished)
+    return None if known else best
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,14 +58,14 @@ class Driver:
     settings: Settings
     bench: Bench
     space: Space
-    scores: Scores
+    planner: Planner
     controls: tuple[Control, ...]
     folder: Path
     watch: Callable[[list[Trial]], None] = lambda rows: None
     rows: list[Trial] = field(default_factory=list)
 
     def run(self) -> None:
-        """Go on to `study.trials` trials in total, or until `study.minutes` are over.
+        """Go on to `study.trials` trials in total, or until `study.minutes` are over; then finish the best one.
 
         Raises:
             ParetuneError: every trial so far has failed.
@@ -60,10 +74,17 @@ class Driver:
         self._tidy()
         self.watch(self.rows)
         end = time.monotonic() + 60 * (self.settings.study.minutes or math.inf)
-        while len(self.rows) < self.settings.study.trials and time.monotonic() < end:
+        while self._left() and time.monotonic() < end:
             self.rows.append(self._one())
             self._give_up_if_hopeless()
             self.watch(self.rows)
+        best = finish_of(self.rows, self.settings.objectives)
+        if best is not None and self.settings.finish.epochs and not self._left():
+            self.rows.append(self._finish(best))
+            self.watch(self.rows)
+
+    def _left(self) -> bool:
+        return sum(row.kind != "finish" for row in self.rows) < self.settings.study.trials
 
     def _one(self) -> Trial:
         """Carry one trial from its question to its row."""
@@ -71,10 +92,66 @@ class Driver:
         trial = unfinished(self.study) or self.study.ask()
         control = self.controls[trial.number] if trial.number < len(self.controls) else None
         dense = control is not None and control.params is None
-        plan = DENSE if dense else plan_of(self.space.ask(trial), self.bench.inventory, self.scores)
-        entry, trained = self._entry(plan, control, {} if dense else self.space.choices(trial))
+        entry = Entry(
+            kind="control" if control else "search",
+            label=control.label if control else "",
+            same_as=None,
+            choices={} if dense else self.space.choices(trial),
+            plan=None,
+            outcome=NOTHING,
+        )
+        clock = Clock(deadline=time.monotonic() + 60 * self.settings.study.trial_minutes)
+        try:
+            planned = Planned(plan=DENSE) if dense else self.planner.plan(self.space.ask(trial), clock)
+        except CANNOT as problem:
+            reason = f"{type(problem).__name__}: {first_line(problem)}"
+            entry = replace(entry, outcome=replace(NOTHING, seconds=clock.stages, reason=reason))
+            return self._tell(trial, entry, None, start)
+        left = (clock.deadline - time.monotonic()) / 60
+        entry, trained = self._answer(replace(entry, plan=planned.plan), left)
+        seconds = clock.stages | entry.outcome.seconds
+        entry = replace(entry, outcome=replace(entry.outcome, seconds=seconds, notes=planned.notes))
+        return self._tell(trial, entry, trained, start)
+
+    def _finish(self, best: Trial) -> Trial:
+        """Train the best trial's plan for longer; a row of its own kind."""
+        start, asked = time.perf_counter(), self.settings.finish
+        assert best.plan is not None
+        recovery = replace(best.plan.recovery, epochs=asked.epochs, lr=asked.lr, distill=asked.distill)
+        trial = unfinished(self.study) or self.study.ask()
+        plan, study = replace(best.plan.asked, recovery=recovery), self.settings.study
+        trained = evaluate(plan, self.bench, seed=study.seed, minutes=study.trial_minutes)
+        label = f"trial {best.number} after {asked.epochs} epochs"
+        entry = Entry(
+            kind="finish", label=label, same_as=None, choices={}, plan=trained.plan, outcome=trained.outcome
+        )  # fmt: skip
+        return self._tell(trial, entry, trained, start)
+
+    def _answer(self, entry: Entry, minutes: float) -> tuple[Entry, Trained | None]:
+        """What the trial found: an earlier answer, an empty one if it is over budget, or a real evaluation."""
+        plan = entry.plan
+        assert plan is not None
+        known = (row for row in self.rows if row.plan is not None and row.kind != "finish")
+        twin = next((row for row in known if row.plan is not None and row.plan.asked.key == plan.key), None)
+        if twin is not None:
+            outcome = Outcome(status=twin.status, values=twin.values, rungs=twin.rungs, seconds={}, reason=twin.reason)
+            number = twin.number if twin.same_as is None else twin.same_as
+            return replace(entry, same_as=number, outcome=outcome, plan=twin.plan), None
+        costs = static_costs(profile(self.bench.inventory, foreseen(plan, self.bench.inventory)))
+        unsure = MASKED if plan.open and plan.pruning is not None and plan.pruning.scope == "global" else ()
+        limits = [(name, limit) for name, limit in self.settings.limits.items() if name not in unsure]
+        over = [f"{name} {costs[name]:g} > {limit:g}" for name, limit in limits if costs[name] > limit]
+        if over and entry.kind != "control":
+            outcome = Outcome(status="over_budget", values=costs, seconds={}, reason=", ".join(over))
+            return replace(entry, outcome=outcome), None
+        trained = evaluate(plan, self.bench, seed=self.settings.study.seed, minutes=minutes)
+        return replace(entry, outcome=trained.outcome, plan=trained.plan), trained
+
+    def _tell(self, trial: optuna.Trial, entry: Entry, trained: Trained | None, start: float) -> Trial:
+        """Keep the weights if they are worth it, then tell; the row as it can be read again."""
         for name, limit in self.settings.limits.items():
-            trial.set_constraint(name, entry.outcome.values[name] / limit - 1)
+            if name in entry.outcome.values:
+                trial.set_constraint(name, entry.outcome.values[name] / limit - 1)
         self._keep(trial.number, entry, trained)
         if trained is not None:
             spent = sum(entry.outcome.seconds.values())
@@ -85,29 +162,6 @@ class Driver:
         self._tidy(row)
         self._log(row)
         return row
-
-    def _entry(self, plan: Plan, control: Control | None, choices: dict[str, Scalar]) -> tuple[Entry, Trained | None]:
-        """What the trial found: an earlier answer, an empty one if it is over budget, or a real evaluation."""
-        entry = Entry(
-            kind="control" if control else "search",
-            label=control.label if control else "",
-            same_as=None,
-            choices=choices,
-            plan=plan,
-            outcome=Outcome(status="failed", values={}, seconds={}),
-        )
-        twin = next((row for row in self.rows if row.plan is not None and row.plan.key == plan.key), None)
-        if twin is not None:
-            outcome = Outcome(status=twin.status, values=twin.values, rungs=twin.rungs, seconds={}, reason=twin.reason)
-            return replace(entry, same_as=twin.number if twin.same_as is None else twin.same_as, outcome=outcome), None
-        costs = static_costs(profile(self.bench.inventory, plan))
-        over = [f"{n} {costs[n]:g} > {limit:g}" for n, limit in self.settings.limits.items() if costs[n] > limit]
-        if over and control is None:
-            outcome = Outcome(status="over_budget", values=costs, seconds={}, reason=", ".join(over))
-            return replace(entry, outcome=outcome), None
-        settings = self.settings.study
-        trained = evaluate(plan, self.bench, seed=settings.seed, minutes=settings.trial_minutes)
-        return replace(entry, outcome=trained.outcome), trained
 
     def _row(self, number: int) -> Trial:
         frozen = self.study.get_trials(deepcopy=False)[number]

@@ -1,6 +1,6 @@
 """One trial, a function of plan and seed: prune, quantize, recover, freeze, score. Knows no study and no config."""
 
-import hashlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,19 +8,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from paretune.compress.cut import cut
+from paretune.compress.compensate import compensated_cut
+from paretune.compress.cut import Kept, cut
 from paretune.compress.freeze import freeze, thaw
+from paretune.compress.hints import kept_inputs
+from paretune.compress.masks import attach, raw_weight
+from paretune.compress.patterns import mask_of
 from paretune.compress.quantize import calibrate, quantize
-from paretune.compress.recover import finetune, recalibrate
+from paretune.compress.recover import finetune, fresh, recalibrate
 from paretune.costs.table import static_costs
 from paretune.errors import ImpossiblePlan, OutOfTime
 from paretune.frozen import Frozen
 from paretune.outcome import Outcome, Rung
 from paretune.plan import DENSE, Plan
 from paretune.profile import profile
-from paretune.search.bench import Bench
+from paretune.recipe import Recovery
+from paretune.search.bench import Bench, epoch_seeds
+from paretune.search.gradual import found_masks, with_masks
 from paretune.tasks.task import Split, score
 
 T = TypeVar("T")
@@ -56,9 +62,13 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
-    """An evaluated plan: its outcome and, if it got that far, the compressed model as arrays and as a module."""
+    """An evaluated plan: its outcome and, if it got that far, the compressed model as arrays and as a module.
+
+    `plan` is what was carried out: the given plan with the masks that training found.
+    """
 
     outcome: Outcome
+    plan: Plan
     frozen: Frozen | None = None
     model: nn.Module | None = None
 
@@ -69,55 +79,117 @@ def evaluate(plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf) 
     The same plan and seed give the same outcome on the same machine and thread count. A plan that cannot be
     carried out, a loss that is not finite, a lack of memory and a lack of time are outcomes, not exceptions.
     """
-    costs = static_costs(profile(bench.inventory, plan))
     clock = Clock(deadline=time.monotonic() + 60 * minutes)
-    rungs: list[Rung] = []
+    run = Run(bench=bench, seed=seed, clock=clock, plan=plan)
     try:
-        frozen, model = compress(plan, bench, seed=seed, clock=clock, rungs=rungs)
+        frozen, model = compress(run)
         with clock.stage("score"):
             quality = quality_of(bench, model, bench.task.val, clock)
     except (ImpossiblePlan, MemoryError, RuntimeError, ValueError) as problem:
         # PyTorch reports a lack of memory, and a model that cannot run after a cut, as RuntimeError or ValueError.
         reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        outcome = Outcome(status="failed", values=costs, rungs=tuple(rungs), seconds=clock.stages, reason=reason)
-        return Trained(outcome=outcome)
-    values = {bench.task.quality.name: quality, **costs}
-    outcome = Outcome(status="done", values=values, rungs=tuple(rungs), seconds=clock.stages)
-    return Trained(outcome=outcome, frozen=frozen, model=model)
+        costs = {} if run.plan.open else static_costs(profile(bench.inventory, run.plan))
+        rungs = tuple(run.rungs)
+        outcome = Outcome(status="failed", values=costs, rungs=rungs, seconds=clock.stages, reason=reason)
+        return Trained(outcome=outcome, plan=run.plan)
+    values = {bench.task.quality.name: quality, **static_costs(profile(bench.inventory, run.plan))}
+    outcome = Outcome(status="done", values=values, rungs=tuple(run.rungs), seconds=clock.stages)
+    return Trained(outcome=outcome, plan=run.plan, frozen=frozen, model=model)
 
 
-def compress(plan: Plan, bench: Bench, *, seed: int, clock: Clock, rungs: list[Rung]) -> tuple[Frozen, nn.Module]:
-    """The compressed model, frozen, and thawed again; scores on the way are appended to `rungs`."""
-    task, inventory = bench.task, bench.inventory
-    with clock.stage("cut"):
-        model = cut(task.model, inventory, plan.kept)
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """One evaluation on its way; `plan` is replaced when training finds masks."""
+
+    bench: Bench
+    seed: int
+    clock: Clock
+    plan: Plan
+    rungs: list[Rung] = field(default_factory=list)
+
+
+def compress(run: Run) -> tuple[Frozen, nn.Module]:
+    """The compressed model, frozen, and thawed again; scores on the way are appended to the run's rungs."""
+    bench, clock, task = run.bench, run.clock, run.bench.task
+    model = _cut(run)
+    if run.plan.open:
+        with clock.stage("prune"):
+            recalibrate(model, clock.watched(_images(run)))
+            run.plan = with_masks(run.plan, found_masks(model, run.plan, bench, seed=run.seed, tick=clock.tick))
     with clock.stage("quantize"):
-        quantize(model, plan)
-    if plan != DENSE:
+        quantize(model, run.plan)
+    if run.plan != DENSE:
+        images = _images(run)
         with clock.stage("recalibrate"):
-            recalibrate(model, clock.watched(bench.calibration))
-            calibrate(model, bench.calibration[0][0])
-            recalibrate(model, clock.watched(bench.calibration))
+            recalibrate(model, clock.watched(images))
+            calibrate(model, images[0][0])
+            recalibrate(model, clock.watched(images))
         with clock.stage("score"):
-            rungs.append(Rung(epochs=0, score=quality_of(bench, model, task.val, clock)))
-        _finetune(model, plan, bench, seed=seed, clock=clock, rungs=rungs)
+            run.rungs.append(Rung(epochs=0, score=quality_of(bench, model, task.val, clock)))
+        _finetune(model, run)
     with clock.stage("freeze"):
-        frozen = freeze(model.eval(), inventory, plan)
-        thawed = thaw(task.model, inventory, plan, frozen)
+        frozen = freeze(model.eval(), bench.inventory, run.plan)
+        thawed = thaw(task.model, bench.inventory, run.plan, frozen)
     return frozen, thawed
 
 
-def _finetune(model: nn.Module, plan: Plan, bench: Bench, *, seed: int, clock: Clock, rungs: list[Rung]) -> None:
-    if plan.recovery.epochs == 0:
+def _cut(run: Run) -> nn.Module:
+    """The smaller model with its masks attached, repaired or with new weights if the recovery says so."""
+    plan, bench, recovery = run.plan, run.bench, run.plan.recovery
+    model = bench.task.model
+    with run.clock.stage("cut"):
+        if recovery.start == "scratch":
+            model = fresh(copy.deepcopy(model), run.seed)
+        small = _smaller(model, bench, plan.kept, recovery, run.clock)
+        masks = {
+            row.layer: mask_of(row.pattern, raw_weight(small.get_submodule(row.layer)).shape)
+            for row in plan.layers
+            if row.pattern is not None
+        }
+        attach(small, masks)
+    return small
+
+
+def _smaller(model: nn.Module, bench: Bench, kept: Kept, recovery: Recovery | None, clock: Clock) -> nn.Module:
+    if recovery is None or recovery.compensate == "none":
+        return cut(model, bench.inventory, kept)
+    images = list(bench.some(recovery.images))
+    return compensated_cut(model, bench.inventory, kept, images, recovery.ridge, tick=clock.tick)
+
+
+def judge_of(bench: Bench, recovery: Recovery | None, clock: Clock) -> Callable[[Kept], float]:
+    """A function that says what a cut costs without training: the quality on `val` after batch-norm recalibration,
+    and before it the compensation that `recovery` asks for, if any.
+    """
+
+    def judge(kept: Kept) -> float:
+        model = _smaller(bench.task.model, bench, kept, recovery, clock)
+        recalibrate(model, clock.watched(bench.some(recovery.images) if recovery else bench.calibration))
+        return quality_of(bench, model, bench.task.val, clock)
+
+    return judge
+
+
+def _images(run: Run) -> tuple[tuple[Tensor, Tensor], ...]:
+    return run.bench.some(run.plan.recovery.images)
+
+
+def _finetune(model: nn.Module, run: Run) -> None:
+    recovery, bench, clock = run.plan.recovery, run.bench, run.clock
+    if recovery.epochs == 0:
         return
+    hint = bench.teacher.hint_layer
+    kept = None if hint is None else kept_inputs(bench.inventory, hint, run.plan.kept)
     with clock.stage("finetune"):
         finetune(
-            model, plan.recovery, loss=bench.task.loss, teacher=bench.teacher, seeds=epoch_seeds(seed), tick=clock.tick
-        )
-    with clock.stage("recalibrate"):
-        recalibrate(model, clock.watched(bench.calibration))
+            model, recovery, loss=bench.task.loss, teacher=bench.teacher, seeds=epoch_seeds(run.seed), tick=clock.tick,
+            kept=kept,
+        )  # fmt: skip
+    if "bn_frozen" not in recovery.mode:  # there the statistics are meant to stay as they were while it trained
+        with clock.stage("recalibrate"):
+            recalibrate(model, clock.watched(_images(run)))
     with clock.stage("score"):
-        rungs.append(Rung(epochs=plan.recovery.epochs, score=quality_of(bench, model, bench.task.val, clock)))
+        run.rungs.append(Rung(epochs=recovery.epochs, score=quality_of(bench, model, bench.task.val, clock)))
 
 
 def quality_of(bench: Bench, model: nn.Module, split: Split, clock: Clock) -> float:
@@ -130,14 +202,3 @@ def quality_of(bench: Bench, model: nn.Module, split: Split, clock: Clock) -> fl
     if not math.isfinite(quality):
         raise ImpossiblePlan(f"{bench.task.quality.name} is {quality}")
     return quality
-
-
-def epoch_seeds(seed: int) -> Callable[[int], int]:
-    """Seeds of the epochs' order and augmentation: the same in every trial of a study, so that trials differ by
-    their plans only and the teacher's outputs are computed once.
-    """
-
-    def of(epoch: int) -> int:
-        return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:6], "little")
-
-    return of

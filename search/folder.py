@@ -69,8 +69,8 @@ def kept_folder(folder: Path, number: int) -> Path:
 
 
 def forget(folder: Path) -> None:
-    """Delete what belongs to a study that is no longer in the journal: its scores, weights and confirmations."""
-    for name in ("scores.npz", "confirmations.json"):
+    """Delete what belongs to a study that is no longer in the journal: its curves, weights and confirmations."""
+    for name in ("curves.json", "confirmations.json"):
         (folder / name).unlink(missing_ok=True)
     drop_kept(folder, set())
 

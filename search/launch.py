@@ -40,17 +40,21 @@ def study_command(arguments: Sequence[str]) -> int:
 
         task = make_task(settings.task, device=settings.device)
         try:
-            study = carry_out(settings, task, look=warn_if_stuck_here)
+            study = carry_out(settings, task, look=warn_if_stuck_here, say=_say)
         except AnotherStudy as error:
             if _named() or not VARIATIONS.issuperset(error.keys):
                 raise
             # The same problem searched in another way: it gets a folder of its own beside the first.
             settings = variation(settings)
             print(f"{error.folder} holds another search; this one goes to {settings.folder}", file=sys.stderr)
-            study = carry_out(settings, task)
+            study = carry_out(settings, task, say=_say)
         print("\n".join(summary_lines(read_findings(study.folder))))
 
     return _with_hydra("paretune study", arguments, run)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def inspect_command(arguments: Sequence[str]) -> int:
@@ -135,6 +139,9 @@ def one_line(error: Exception) -> str:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         group, _, name = found.group(1).rpartition("/")
         return f"no {group or 'config'} is called '{name}'.{near_miss(name, options)}"
+    if (found := re.search(r"Error merging override ([^=]+)=(.*)", text)) and "Cannot merge" in str(error.__cause__):
+        key = found.group(1)
+        return f"{key}: a list and a table cannot replace each other; write '~{key}' '+{key}={found.group(2)}'"
     kept = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("Set the env", "See "))]
     return "config: " + " ".join(kept)
 

@@ -1,10 +1,12 @@
 """A study's folder as plain rows, and the tables, picture and page drawn from them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 
 from paretune.costs.table import static_costs
+from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective
 from paretune.inventory import Inventory
 from paretune.plan import DENSE
@@ -31,13 +33,24 @@ def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
     budget = identity_in(study, folder)["budget"]
     dense = static_costs(profile(inventory, DENSE))
     confirmed = folder / "confirmations.json"
+    drawn = read_json(folder / "curves.json") if (folder / "curves.json").exists() else {}
     return Findings(
         name=folder.resolve().name, folder=str(folder), objectives=objectives, budget=budget,
         reference={objectives[0].name: WORST_QUALITY, **dense},
         trials=tuple(rows_of(study, budget)),
         inventory=inventory, provenance=facts,
         confirmations=tuple(from_plain(Confirmation, p) for p in read_json(confirmed)) if confirmed.exists() else (),
+        curves=tuple(from_plain(Curve, plain) for plain in drawn.get("curves", ())),
+        knees=tuple(from_plain(Knee, plain) for plain in drawn.get("knees", ())),
+        rival=_rival(folder, facts.get("rival")),
     )  # fmt: skip
+
+
+def _rival(folder: Path, name: str | None) -> Findings | None:
+    """The search beside this one, if it has begun."""
+    if name is None or not (folder / "rival" / "provenance.json").exists():
+        return None
+    return replace(read_findings(folder / "rival"), name=name)
 
 
 def write_report(folder: Path, study: optuna.Study | None = None) -> Path:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -25,13 +25,16 @@ WORST_QUALITY = 1.0  # told for a trial that is over budget: never trained, so n
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What is written beside a trial's parameters before it is told; `choices` are the parameters as meant."""
+    """What is written beside a trial's parameters before it is told; `choices` are the parameters as meant.
 
-    kind: str
+    `plan` is None if the recipe could not be turned into one.
+    """
+
+    kind: Literal["control", "search", "finish"]
     label: str
     same_as: int | None
     choices: dict[str, str | int | float]
-    plan: Plan
+    plan: Plan | None
     outcome: Outcome
 
 
@@ -119,14 +122,14 @@ def load_study(folder: Path) -> optuna.Study:
 def tell(study: optuna.Study, trial: optuna.Trial, entry: Entry, objectives: Sequence[str]) -> None:
     """Store `entry` and finish the trial.
 
-    Dense stays out of the sampler's sight (PRUNED: it has no parameters), failures are FAIL, and a trial that
-    is over budget is told with its exact costs and the worst quality: its constraints say it is infeasible.
+    Dense and finishes stay out of the sampler's sight (PRUNED: they are no points of the space), failures are FAIL,
+    and a trial over budget is told with its exact costs and the worst quality: its constraints say it is infeasible.
     """
     trial.set_user_attr("entry", to_plain(entry))
     outcome = entry.outcome
     if outcome.status == "failed":
         study.tell(trial, state=TrialState.FAIL)
-    elif entry.label == "dense":
+    elif entry.label == "dense" or entry.kind == "finish":
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, [outcome.values.get(name, WORST_QUALITY) for name in objectives])
@@ -155,7 +158,7 @@ def read_trial(trial: FrozenTrial, budget: Mapping[str, float]) -> Trial:
     values = entry.outcome.values
     return Trial(
         number=trial.number,
-        kind="control" if entry.kind == "control" else "search",
+        kind=entry.kind,
         label=entry.label,
         status=entry.outcome.status,
         reason=entry.outcome.reason,
@@ -166,4 +169,5 @@ def read_trial(trial: FrozenTrial, budget: Mapping[str, float]) -> Trial:
         seconds=entry.outcome.seconds,
         params=dict(entry.choices),
         plan=entry.plan,
+        notes=entry.outcome.notes,
     )

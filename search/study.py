@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from paretune.compress.knee import knee_of
 from paretune.conf.settings import Settings, parse_settings
-from paretune.errors import pick
+from paretune.curve import Knee
+from paretune.errors import ImpossiblePlan, pick
 from paretune.export.verify import Verdict
 from paretune.files import write_text
 from paretune.findings import Findings, Objective
@@ -20,11 +22,13 @@ from paretune.inventory import Inventory
 from paretune.records import to_plain
 from paretune.report.hypervolume import hypervolumes
 from paretune.report.tables import front_table
-from paretune.search.bench import Bench, lay_out, study_scores
+from paretune.search.bench import Bench, lay_out
 from paretune.search.check import check_names, check_reach, identity_of
-from paretune.search.controls import controls_of
+from paretune.search.controls import WISHES, Given, controls_of
 from paretune.search.driver import Driver
 from paretune.search.folder import read_json, sole_writer, write_json
+from paretune.search.measured import Measured
+from paretune.search.planner import Planner
 from paretune.search.progress import progress
 from paretune.search.provenance import command_line, one_run, provenance
 from paretune.search.read import read_findings, write_report
@@ -32,6 +36,7 @@ from paretune.search.samplers import Reproducible
 from paretune.search.store import open_study, told
 from paretune.search.threads import threads_for
 from paretune.spaces.language import parse_space
+from paretune.spaces.space import Space
 from paretune.tasks.task import Task
 
 log = logging.getLogger("paretune")
@@ -78,12 +83,17 @@ def run_study(
     budget: Mapping[str, float] | None = None,
     sampler: str = "nsga2",
     out: str | Path | None = None,
+    finish: Mapping[str, Any] | None = None,
+    rival: Mapping[str, Any] | None = None,
     **study: Any,
 ) -> Study:
     """Search how to compress `task`, or go on with the study in `out` (default results/<task name>).
 
-    `space` names a packaged space ("layerwise", "uniform") or is one, as in conf/space/*.yaml. `study` takes the
-    keys of the config's study section: trials, seed, minutes, trial_minutes, population, keep, full_epochs.
+    `space` names a packaged space ("layerwise", "uniform") or is one, as in conf/space/*.yaml. `finish` is what the
+    best searched trial gets when the trials are used up: {"epochs": 10, "lr": 0.02, "distill": "logits"}. `rival` is a
+    second search with as many searched trials, in `out`/rival and on the same page: {"name": its title, "space": what
+    is different from `space`, table by table}. `study` takes the keys of the config's study section: trials, seed,
+    minutes, trial_minutes, population, keep, full_epochs.
 
     Raises:
         ParetuneError: something in the settings cannot work; nothing has been written then.
@@ -93,6 +103,7 @@ def run_study(
         "task": dict(task.origin), "space": packaged_space(space) if isinstance(space, str) else dict(space),
         "objectives": list(objectives), "budget": dict(budget or {}), "sampler": sampler,
         "study": {"name": folder.name, **study}, "results_dir": str(folder.parent),
+        "finish": dict(finish or {}), "rival": None if rival is None else dict(rival),
     }  # fmt: skip
     return carry_out(parse_settings(plain), task)
 
@@ -103,21 +114,62 @@ def packaged_space(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(pick(files, name, "space").read_text()))
 
 
-def carry_out(settings: Settings, task: Task, look: Callable[[Bench], None] = lambda bench: None) -> Study:
-    """Run or resume the study that `settings` describes and write its report.
+def carry_out(
+    settings: Settings, task: Task, look: Callable[[Bench], None] = lambda bench: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Study:  # fmt: skip
+    """Run or resume the study that `settings` describes, and its rival if it has one, and write the report.
 
-    `look` sees the laid-out task once the settings are found possible, before anything is written.
+    `look` sees the laid-out task once the settings are found possible, before anything is written; `say` is told what
+    takes its time before the first trial.
 
     An interrupt (Ctrl-C) still writes tables and report before it goes on.
     """
-    objectives = check_names(settings, task)
+    check_names(settings, task)
     bench = lay_out(task)
-    space = parse_space(settings.space, bench.inventory)
-    check_reach(settings, space, bench)
+    every = [settings] if settings.rival is None else [settings, fair(settings, rival_of(settings), bench.inventory)]
+    for one in every:
+        check_reach(one, parse_space(one.space, bench.inventory), bench)
     look(bench)
-    threads = threads_for(bench.inventory, settings.threads)
-    with threads, sole_writer(settings.folder), _log_file(settings.folder):
-        identity = identity_of(settings, task, space)
+    with threads_for(bench.inventory, settings.threads):
+        try:
+            for one in every:
+                if len(every) > 1:
+                    say(f"searching {one.folder}")
+                _search(one, bench, say)
+        finally:
+            if settings.rival is not None and (settings.folder / "provenance.json").exists():
+                write_report(settings.folder)
+    return Study(folder=settings.folder, task=task)
+
+
+def rival_of(settings: Settings) -> Settings:
+    """The same study with the rival's space, in a folder inside the first one's."""
+    assert settings.rival is not None
+    space = merged(settings.space, settings.rival.space)
+    name = f"{settings.study.name}/rival"
+    return replace(settings, space=space, rival=None, study=replace(settings.study, name=name))
+
+
+def fair(settings: Settings, rival: Settings, inventory: Inventory) -> Settings:
+    """The rival with as many searched trials as the study has: their controls may differ in number."""
+    controls = [len(controls_of(parse_space(one.space, inventory))) for one in (settings, rival)]
+    trials = max(1, settings.study.trials - controls[0] + controls[1])
+    return replace(rival, study=replace(rival.study, trials=trials))
+
+
+def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`plain` with `changes`, table by table; what is no table in both is replaced whole."""
+    both = {key for key in changes if isinstance(changes[key], Mapping) and isinstance(plain.get(key), Mapping)}
+    return {**plain, **changes, **{key: merged(plain[key], changes[key]) for key in both}}
+
+
+def _search(settings: Settings, bench: Bench, say: Callable[[str], None]) -> None:
+    """One search from its first or next trial to its report."""
+    objectives = check_names(settings, bench.task)
+    space = parse_space(settings.space, bench.inventory)
+    with sole_writer(settings.folder), _log_file(settings.folder):
+        identity = identity_of(settings, bench.task, space)
         study = open_study(settings.folder, settings.study.name, settings.objectives, identity)
         _write_facts(settings, bench.inventory, objectives, identity, from_trial=len(told(study)))
         controls = controls_of(space)
@@ -125,9 +177,11 @@ def carry_out(settings: Settings, task: Task, look: Callable[[Bench], None] = la
             settings.sampler, seed=settings.study.seed, population=settings.study.population, space=space,
             fixed={number: c.params for number, c in enumerate(controls) if c.params is not None},
         )  # fmt: skip
-        scores = study_scores(bench, space.criteria, settings.study.seed, settings.folder / "scores.npz")
+        measured = Measured(bench=bench, seed=settings.study.seed, say=say)
+        planner = Planner.ready(bench, space, measured)
+        _write_measured(settings.folder, planner, space)
         driver = Driver(
-            study=study, settings=settings, bench=bench, space=space, scores=scores, controls=controls,
+            study=study, settings=settings, bench=bench, space=space, planner=planner, controls=controls,
             folder=settings.folder,
         )  # fmt: skip
         try:
@@ -137,7 +191,20 @@ def carry_out(settings: Settings, task: Task, look: Callable[[Bench], None] = la
                 driver.run()
         finally:
             write_report(settings.folder, study)
-    return Study(folder=settings.folder, task=task)
+
+
+def _write_measured(folder: Path, planner: Planner, space: Space) -> None:
+    """What was measured before the first trial: curves with their knees at the default settings, and the seconds."""
+    facts = read_json(folder / "provenance.json")
+    write_json(folder / "provenance.json", {**facts, "measured": planner.measured.facts})
+    if not planner.known:
+        return
+    rate = space.ask(Given(space.near(WISHES[0]))).rate
+    knees: list[Knee] = []
+    curves = [curve for by_group in planner.known.values() for curve in by_group.values()]
+    with suppress(ImpossiblePlan):  # a model that is no better than guessing has curves, but the trials have to say why
+        knees = [knee_of(curve, rate.sensitivity, rate.scale, rate.drop) for curve in curves]
+    write_json(folder / "curves.json", to_plain({"curves": curves, "knees": knees}))
 
 
 def _write_facts(
@@ -155,7 +222,8 @@ def _write_facts(
     known = folder / "provenance.json"
     earlier = read_json(known).get("runs", []) if from_trial and known.exists() else []
     runs = [*earlier, one_run(facts, from_trial)]
-    write_json(known, {**facts, "runs": runs, "objective_units": to_plain(objectives)})
+    rival = settings.rival.name if settings.rival else None
+    write_json(known, {**facts, "runs": runs, "objective_units": to_plain(objectives), "rival": rival})
 
 
 def _volume(facts: Findings, rows: Sequence[Any]) -> float:

@@ -1,21 +1,17 @@
 """What may vary: a space asks a chooser and returns a recipe. Knows names only, no tensors and no sampler."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from paretune.recipe import Recipe, Recovery
+from paretune.recipe import Keep, Masking, Rate, Recipe, Recovery, Wanted
 from paretune.records import digest
-from paretune.spaces.leaf import Choice, Chooser, Fixed, Leaf, Scalar
+from paretune.spaces.leaf import Choice, Chooser, Fixed, Scalar
+from paretune.spaces.mixing import Mixing
+from paretune.spaces.question import Question
+from paretune.spaces.sections import gathered
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """One decision: a parameter name, what may be answered, and the groups or layers it decides for."""
-
-    name: str
-    leaf: Leaf
-    targets: tuple[str, ...] = ()
+WANTED = ("block", "layout", "parts", "restarts")  # keys of the mask section that belong to a layer's pattern
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,15 +25,15 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """A search space expanded against the names of one model."""
+    """A search space expanded against the names of one model; `shared` holds for the whole of it."""
 
     ratios: tuple[Question, ...]
     weight_bits: tuple[Question, ...]
     activation_bits: tuple[Question, ...]
-    criterion: Question
-    epochs: Question
-    lr: Question
-    distill: Question
+    mixing: Mixing
+    shared: tuple[Question, ...]
+    patterns: tuple[Question, ...] = ()
+    sparsities: tuple[Question, ...] = ()
 
     def ask(self, chooser: Chooser) -> Recipe:
         """Put every open question to `chooser`, always in the same order."""
@@ -45,37 +41,76 @@ class Space:
 
     def answer(self, decide: Callable[[Question], Scalar]) -> Recipe:
         """The recipe of `decide`'s answers."""
-        ratios = {target: float(value) for q in self.ratios for value in [decide(q)] for target in q.targets}
-        weight_bits = {target: int(value) for q in self.weight_bits for value in [decide(q)] for target in q.targets}
-        activation_bits = {
-            target: int(value) for q in self.activation_bits for value in [decide(q)] for target in q.targets
-        }
+        answers = {question.name: decide(question) for question in self.questions}
+
+        def by_target(questions: tuple[Question, ...]) -> dict[str, Scalar]:
+            return {target: answers[q.name] for q in questions for target in q.targets}
+
+        masks = {name: value for name, value in answers.items() if name.startswith("mask/")}
+        own = {name: value for name, value in masks.items() if name.removeprefix("mask/") in WANTED}
+        pattern: Wanted = gathered(Wanted, "mask/", own)
+        sparsity = by_target(self.sparsities)
         return Recipe(
-            criterion=str(decide(self.criterion)),
-            ratios=ratios,
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            recovery=Recovery(
-                epochs=int(decide(self.epochs)), lr=float(decide(self.lr)), distill=str(decide(self.distill))
-            ),
+            blends=self.mixing.blends(answers, str(answers["blend/normalise"])),
+            ratios={name: float(value) for name, value in by_target(self.ratios).items()},
+            weight_bits={name: int(value) for name, value in by_target(self.weight_bits).items()},
+            activation_bits={name: int(value) for name, value in by_target(self.activation_bits).items()},
+            recovery=gathered(Recovery, "recover/", answers),
+            reduce=str(answers["reduce"]),
+            rate=gathered(Rate, "rate/", answers),
+            keep=gathered(Keep, "keep/", answers),
+            wanted={
+                name: replace(pattern, kind=str(kind), sparsity=float(sparsity[name]))
+                for name, kind in by_target(self.patterns).items()
+                if kind != "channel"
+            },
+            masking=gathered(Masking, "mask/", {name: masks[name] for name in masks if name not in own}),
         )
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
         """All questions, the fixed ones included."""
-        shared = (self.criterion, self.epochs, self.lr, self.distill)
-        return (*self.ratios, *self.weight_bits, *self.activation_bits, *shared)
+        layers = (*self.weight_bits, *self.activation_bits, *self.patterns, *self.sparsities)
+        return (*self.ratios, *layers, *self.mixing.questions, *self.shared)
 
     @cached_property
     def key(self) -> str:
         """Sixteen hex digits that change when the space does."""
         return digest(self)
 
-    @cached_property
+    @property
     def criteria(self) -> tuple[str, ...]:
         """The criteria a recipe may name."""
-        leaf = self.criterion.leaf
-        return tuple(map(str, leaf.options)) if isinstance(leaf, Choice) else (str(leaf.ends()[0]),)
+        return self.mixing.criteria
+
+    def options(self, name: str) -> tuple[Scalar, ...]:
+        """What the question called `name` may be answered with: all of a choice, the ends of a range."""
+        leaf = next(question.leaf for question in self.shared if question.name == name)
+        return leaf.options if isinstance(leaf, Choice) else tuple(dict.fromkeys(leaf.ends()))
+
+    @cached_property
+    def kinds(self) -> dict[str, tuple[str, ...]]:
+        """The patterns that each layer may get, besides whole channels."""
+        found: dict[str, tuple[str, ...]] = {}
+        for question in self.patterns:
+            leaf = question.leaf
+            options = leaf.options if isinstance(leaf, Choice) else leaf.ends()
+            kinds = tuple(str(kind) for kind in dict.fromkeys(options) if kind != "channel")
+            found |= {target: kinds for target in question.targets if kinds}
+        return found
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rate rules a recipe may name, those behind a target included."""
+        rules = tuple(map(str, self.options("rate/rule")))
+        return (*rules, *map(str, self.options("rate/target/of"))) if "target" in rules else rules
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """The criteria whose sensitivity curves the rule `knee` may read."""
+        by = dict.fromkeys(map(str, self.options("rate/knee/by")))
+        same = self.criteria if self.mixing.plain is not None else ()
+        return tuple(dict.fromkeys(name for one in by for name in (same if one == "same" else (one,))))
 
     def choices(self, chooser: Chooser) -> dict[str, Scalar]:
         """What `chooser` answers to every open question, by name and as the value that is meant, not its index."""
@@ -85,23 +120,25 @@ class Space:
         """The parameters of the point nearest to a uniform setting; everything else at its default:
         the first name, the largest number of a list, the middle of a range.
         """
-        wishes: Mapping[str, tuple[tuple[Question, ...], float]] = {
-            "ratio": (self.ratios, wish.ratio),
-            "weight_bits": (self.weight_bits, wish.weight_bits),
-            "activation_bits": (self.activation_bits, wish.activation_bits),
+        wishes: Mapping[str, float] = {
+            **dict.fromkeys((q.name for q in self._removing), wish.ratio),
+            **dict.fromkeys((q.name for q in self.weight_bits), wish.weight_bits),
+            **dict.fromkeys((q.name for q in self.activation_bits), wish.activation_bits),
         }
         params: dict[str, Scalar] = {}
-        for questions, value in wishes.values():
-            for question in questions:
-                params |= question.leaf.near(question.name, value)
-        for question in (self.criterion, self.epochs, self.lr, self.distill):
-            params |= question.leaf.near(question.name, None)
+        for question in self.questions:
+            params |= question.leaf.near(question.name, wishes.get(question.name))
         return params
 
     def smallest(self) -> Recipe:
-        """The recipe that removes most and stores fewest bits: no cost can go below its."""
-        largest = set(self.ratios)
-        return self.answer(lambda question: question.leaf.ends()[1 if question in largest else 0])
+        """The recipe that removes most and stores fewest bits: no cost can go below its (but see the rate's rule)."""
+        largest = {question.name for question in self._removing}
+        return self.answer(lambda question: question.leaf.ends()[1 if question.name in largest else 0])
+
+    @property
+    def _removing(self) -> tuple[Question, ...]:
+        uniform = tuple(question for question in self.shared if question.name == "rate/ratio")
+        return (*self.ratios, *self.sparsities, *uniform)
 
     def describe(self) -> dict[str, str]:
         """Parameter name to what may be answered, in words: for the record and for telling two spaces apart."""

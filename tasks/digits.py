@@ -1,8 +1,8 @@
-"""The digits task: scikit-learn's 1,797 handwritten digits and a small residual network trained on them."""
+"""The digits task: scikit-learn's 1,797 handwritten digits and a small network trained on them."""
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +10,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paretune.errors import ParetuneError
+from paretune.errors import ParetuneError, pick
 from paretune.tasks.memory import InMemory, shift
 from paretune.tasks.resnet import ResNet
 from paretune.tasks.task import Task, fingerprint
+from paretune.tasks.vgg import VGG
 from paretune.tasks.weights import cache_folder, load_state, read_state, save_state
 
 EPOCHS = 30
 MEAN, STD = 0.3053, 0.3760  # of all pixels, scaled to [0, 1]
 
 
+NETWORKS: Mapping[str, Callable[[tuple[int, ...]], nn.Module]] = {"resnet": ResNet, "vgg": VGG}
+
+
 def digits(
-    *, seed: int = 0, widths: Sequence[int] = (16, 32, 64), weights: str | None = None, device: str = "cpu"
+    *,
+    seed: int = 0,
+    network: str = "resnet",
+    widths: Sequence[int] = (16, 32, 64),
+    weights: str | None = None,
+    device: str = "cpu",
 ) -> Task:
     """Handwritten digits, 1×8×8 pixels, 10 classes (Alpaydin & Kaynak 1998, the UCI test set inside scikit-learn).
 
     Roles are fixed and stratified: 898 train, 449 val, 450 test images, none in two roles. `seed` trains the
-    network; the split never changes. The trained weights are kept in the cache folder of this machine and
-    made again if they are missing; `weights` names a file to load instead.
+    network ("resnet", or "vgg", which ends in three linear layers; `widths` are its stages); the split never changes.
+    The trained weights are kept in the cache folder of this machine and made again if they are missing; `weights` names
+    a file to load instead.
 
     Raises:
-        ParetuneError: `weights` cannot be read or does not fit.
+        ParetuneError: `weights` cannot be read or does not fit, an unknown network.
     """
     if not widths:
         raise ParetuneError("task.widths needs at least one width, such as [16, 32, 64]")
     train, val, test = _roles()
-    model = ResNet(tuple(widths))
+    model = pick(NETWORKS, network, "network")(tuple(widths))
     if weights is not None:
         load_state(model, read_state(Path(weights)))
     else:
@@ -45,7 +55,7 @@ def digits(
     return Task(
         name="digits", model=model, train=train, val=val, test=test, device=torch.device(device),
         fingerprint=fingerprint(model, *(t for split in (train, val, test) for t in (split.inputs, split.targets))),
-        origin={"name": "digits", "seed": seed, "widths": list(widths), "weights": weights},
+        origin={"name": "digits", "seed": seed, "network": network, "widths": list(widths), "weights": weights},
     )  # fmt: skip
 
 

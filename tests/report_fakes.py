@@ -1,13 +1,15 @@
 """A made-up study that looks like a real one: eight layers, controls, failures and duplicates."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective, Trial
 from paretune.inventory import Group, Inventory, Layer, Member
 from paretune.outcome import Rung
-from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
+from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import profile
 from paretune.recipe import Recovery
 
@@ -145,6 +147,85 @@ def confirmed(findings: Findings, trial: Trial) -> Findings:
     return replace(findings, confirmations=(kept, full))
 
 
+def with_finish(findings: Findings, epochs: int = 10, gain: float = 0.004) -> Findings:
+    """`findings` whose best searched trial was trained further at the end, which took `gain` off its error."""
+    best = next(trial for trial in findings.front if trial.kind == "search")
+    values = best.values | {"top1_error": max(0.0, round(best.values["top1_error"] - gain, 4))}
+    finish = replace(
+        best, number=len(findings.trials), kind="finish", label=f"trial {best.number} after {epochs} epochs",
+        values=values, params={}, seconds=best.seconds | {"recover": 600.0},
+        rungs=(*best.rungs, Rung(epochs=epochs, score=values["top1_error"])),
+    )  # fmt: skip
+    return replace(findings, trials=(*findings.trials, finish))
+
+
+def fake_curve(group: str, hurt: float, criterion: str = "l1") -> Curve:
+    """An S-shaped curve from an error of 0.019 to chance (0.9), the steep part at the rate `hurt`."""
+    ratios = tuple(round(0.05 * i, 2) for i in range(20))
+    errors = tuple(round(0.019 + 0.881 / (1 + float(np.exp(-18 * (r - hurt)))), 4) for r in ratios)
+    return Curve(group=group, criterion=criterion, ratios=ratios, errors=errors, chance=0.9)
+
+
+def with_curves(findings: Findings, groups: int = 7, criteria: tuple[str, ...] = ("l1",)) -> Findings:
+    """`findings` with curves of made-up groups; the guard moved every third knee, every fifth was not found."""
+    curves, knees = [], []
+    for i in range(groups):
+        name = WIDTHS[i][0] if i < len(WIDTHS) else f"layer{i}.block.conv"
+        for criterion in criteria:
+            curves.append(fake_curve(name, 0.35 + 0.5 * ((3 * i) % groups) / groups, criterion))
+        found = None if i % 5 == 4 else 0.7 if i % 3 == 0 else 0.45
+        ratio = 0.45 if found == 0.45 else 0.3
+        note = "" if found == ratio else f"knee {found} of '{name}' costs 0.31: guard {ratio:.2f}"
+        knees += [Knee(group=name, ratio=ratio, found=found, note=note)] * len(criteria)
+    return replace(findings, curves=tuple(curves), knees=tuple(knees))
+
+
+def with_notes(findings: Findings) -> Findings:
+    """`findings` in which a rule had its say in every searched trial."""
+    notes = ("knee 0.85 of 'stem' costs 0.31: guard 0.60", "no knee in 'b2.a': 0.45")
+    trials = (replace(trial, notes=notes if trial.kind == "search" else ()) for trial in findings.trials)
+    return replace(findings, trials=tuple(trials))
+
+
+def with_masks(findings: Findings) -> Findings:
+    """`findings` whose searched trials mask two layers: every other weight of `b1.b` 2:4, 10 % of `b3.b` stay."""
+    return replace(findings, trials=tuple(map(_masked(findings.inventory), findings.trials)))
+
+
+def with_rival(findings: Findings, harm: float = 0.004, name: str = "best single criterion") -> Findings:
+    """`findings` beside a second search whose trials all have `harm` more error, without controls of its own."""
+    trials = tuple(
+        replace(t, values=t.values | {"top1_error": round(t.values["top1_error"] + harm, 4)})
+        if "top1_error" in t.values else t
+        for t in findings.trials if t.kind != "control"
+    )  # fmt: skip
+    return replace(findings, rival=replace(findings, name=name, trials=trials, rival=None))
+
+
+def everything(findings: Findings) -> Findings:
+    """`findings` with all that a study can have."""
+    full = with_rival(with_finish(with_notes(with_masks(with_curves(findings)))))
+    return confirmed(full, full.front[0])
+
+
+def _masked(inventory: Inventory) -> Callable[[Trial], Trial]:
+    share = {"b1.b": ("2:4", 0.5), "b3.b": ("unstructured", 0.1)}
+
+    def masks(trial: Trial) -> Trial:
+        if trial.plan is None or trial.kind != "search":
+            return trial
+        weights = {row.name: row.weights for row in profile(inventory, trial.plan)}
+        layers = tuple(
+            replace(row, pattern=Pattern(kind=share[row.layer][0], stored="", index_bytes=0,
+                                         nonzeros=round(share[row.layer][1] * weights[row.layer])))
+            if row.layer in share else row
+            for row in trial.plan.layers
+        )  # fmt: skip
+        return replace(trial, plan=replace(trial.plan, layers=layers))
+
+    return masks
+
+
 HOSTILE = "</script><script>alert(1)</script><b>&"
 
 
@@ -152,8 +233,12 @@ def hostile(findings: Findings) -> Findings:
     """`findings` in which every text a user can choose tries to break out of the page."""
     trials = tuple(
         replace(t, label=t.label and t.label if t.label == "dense" else HOSTILE, reason=t.reason and HOSTILE,
-                params={HOSTILE + name: value for name, value in t.params.items()})
+                params={HOSTILE + name: value for name, value in t.params.items()}, notes=(HOSTILE,) * len(t.notes))
         for t in findings.trials
     )  # fmt: skip
     provenance = {HOSTILE: HOSTILE, "command": HOSTILE}
-    return replace(findings, name=HOSTILE, folder=HOSTILE, trials=trials, provenance=provenance)
+    curves = tuple(replace(curve, group=HOSTILE, criterion=HOSTILE) for curve in findings.curves)
+    knees = tuple(replace(knee, group=HOSTILE, note=HOSTILE) for knee in findings.knees)
+    rival = hostile(findings.rival) if findings.rival else None
+    return replace(findings, name=HOSTILE, folder=HOSTILE, trials=trials, provenance=provenance, curves=curves,
+                   knees=knees, rival=rival)  # fmt: skip

@@ -27,6 +27,7 @@ WALLS = {
     "torch": {"tasks", "compress", "export", "search"},
     "torchvision": {"tasks"},
     "torch_pruning": {"compress/groups.py"},
+    "kneed": {"compress/knee.py"},
     "sklearn": {"tasks"},
     "optuna": {"search"},
     "hydra": {"search/launch.py"},

@@ -1,10 +1,12 @@
 """The rows of a plan, every number from a formula."""
 
+from dataclasses import replace
+
 import pytest
 from hand_made import small_inventory, units
 
 from paretune.inventory import Group, Inventory, Layer, Member
-from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
+from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import Row, cut_shape, profile
 
 INVENTORY = small_inventory()
@@ -49,6 +51,26 @@ def test_a_cut_and_quantized_profile() -> None:
     assert found["head"].weight_shape == (10, 8)
     assert (found["stem"].weight_bits, found["stem"].activation_bits, found["stem"].channels) == (4, 8, 3)
     assert (found["body.a"].weight_bits, found["body.a"].activation_bits) == (32, 6)
+
+
+def test_a_masked_profile() -> None:
+    """A pattern changes what stays and what it takes to say where; everything else is the row without it."""
+    loose = Pattern(kind="unstructured", nonzeros=11, index_bytes=7, stored="")
+    parts = Pattern(kind="partition", nonzeros=60, index_bytes=3, stored="", parts=4)
+    groups = (GroupPlan(group="stem", kept=(0, 1, 3)),)
+    layers = (LayerPlan(layer="stem", weight_bits=4, pattern=loose), LayerPlan(layer="head", pattern=parts))
+    found = rows(Plan(groups=groups, layers=layers))
+    bare = rows(Plan(groups=groups, layers=tuple(replace(layer, pattern=None) for layer in layers)))
+    assert zeros(found["stem"]) == ("unstructured", 11, 7, 1)
+    assert zeros(found["head"]) == ("partition", 60, 3, 4)
+    for name, row in found.items():
+        assert replace(row, pattern="", nonzeros=row.weights, index_bytes=0, parts=1) == bare[name]
+        if name not in ("stem", "head"):
+            assert zeros(row) == ("", row.weights, 0, 1)
+
+
+def zeros(row: Row) -> tuple[str, int, int, int]:
+    return row.pattern, row.nonzeros, row.index_bytes, row.parts
 
 
 def test_keeping_everything_is_the_dense_profile() -> None:

@@ -10,8 +10,9 @@ import yaml
 from tiny_task import blobs, tiny_task
 from torch.utils.data import DataLoader, TensorDataset
 
+from paretune.compress.criteria import CRITERIA
 from paretune.compress.groups import discover
-from paretune.spaces.language import parse_space
+from paretune.spaces.language import KEYS, parse_space
 from paretune.tasks.resnet import ResNet
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,20 @@ def test_the_space_parses_on_a_model_with_a_stem():
         group.name for group in inventory.groups
     }
     assert space.criteria == ("l2", "l1", "bn_scale", "taylor")
+
+
+def test_the_defaults_of_a_space_are_what_the_readme_says():
+    """The block of all keys describes the same space as an empty one with its layers left in float."""
+    inventory = discover(ResNet((4, 8)), torch.zeros(1, 1, 8, 8))
+    shown = yaml.safe_load(block("yaml", "everything.yaml"))
+    assert parse_space(shown, inventory).describe() == parse_space({}, inventory).describe()
+    assert set(shown) | {"groups", "activation_bits"} == set(KEYS)
+
+
+def test_every_criterion_and_preset_is_named():
+    assert all(f"`{name}`" in README for name in CRITERIA)
+    presets = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"digits"}
+    assert all(f"`{name}`" in README for name in presets)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#]+)\)", README)) | {"results/README.md"}))

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from hand_made import small_inventory
 
+from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective, Trial
 from paretune.inventory import Layer
 from paretune.outcome import Outcome, Rung
-from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
+from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import profile
-from paretune.recipe import Recipe, Recovery
+from paretune.recipe import Blend, Pruning, Recipe, Recovery, Wanted
 from paretune.records import digest, from_plain, to_plain
 
 INVENTORY = small_inventory()
@@ -44,19 +45,34 @@ CONFIRMED = Confirmation(
     seeds=(),
 )
 QUALITY = Objective(name="top1_error", unit="share", definition="share of wrong answers")
+CURVE = Curve(group="stem", criterion="l1", ratios=(0.0, 0.5), errors=(0.1, 0.4), chance=0.9)
+KNEE = Knee(group="stem", ratio=0.45, found=None, note="no knee")
 FINDINGS = Findings(
     name="x", folder="y", objectives=(QUALITY,), budget={}, reference={"top1_error": 1.0}, trials=(TRIAL, COPY),
-    inventory=INVENTORY, provenance={"seed": 0, "nested": {"list": [1, None]}}, confirmations=(CONFIRMED,),
+    curves=(CURVE,), knees=(KNEE,), inventory=INVENTORY,
+    provenance={"seed": 0, "nested": {"list": [1, None]}}, confirmations=(CONFIRMED,),
 )  # fmt: skip
+PATTERN = Pattern(kind="2:4", nonzeros=2, index_bytes=1, stored="AQ==")
 RECIPE = Recipe(
-    criterion="l2", ratios={"stem": 0.5}, weight_bits={"stem": 4}, activation_bits={"stem": 8}, recovery=PLAN.recovery
+    blends={"a": Blend(criteria=("l2",))},
+    ratios={"stem": 0.5},
+    weight_bits={"stem": 4},
+    activation_bits={"stem": 8},
+    recovery=PLAN.recovery,
 )
+BESIDE = dataclasses.replace(FINDINGS, rival=dataclasses.replace(FINDINGS, name="the rival"))
 GROUP = INVENTORY.groups[0]
+WANTED = Wanted(kind="2:4")
+PRUNING = Pruning(
+    schedule="cubic", rounds=3, epochs=5, lr=0.1, wanted={"stem": WANTED}, blends={"stem": RECIPE.blends["a"]}
+)
+MASKED = dataclasses.replace(PLAN, pruning=PRUNING, layers=(dataclasses.replace(PLAN.layers[0], pattern=PATTERN),))
 EXAMPLES: list[Any] = [
-    *INVENTORY.layers, GROUP, GROUP.members[0], INVENTORY, DENSE, PLAN, PLAN.groups[0], PLAN.layers[0], PLAN.recovery,
-    RECIPE, profile(INVENTORY, PLAN)[0], FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, FINDINGS,
+    *INVENTORY.layers, GROUP, GROUP.members[0], INVENTORY, DENSE, PLAN, MASKED, PATTERN, PRUNING, WANTED, CURVE, KNEE,
+    RECIPE.blends["a"], RECIPE.rate, RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0], PLAN.recovery,
+    RECIPE, profile(INVENTORY, PLAN)[0], FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, FINDINGS, BESIDE,
 ]  # fmt: skip
-MODULES = ("inventory", "plan", "profile", "recipe", "outcome", "findings")
+MODULES = ("curve", "inventory", "plan", "profile", "recipe", "outcome", "findings")
 
 
 def through_json(record: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from paretune.curve import Curve, Knee
 from paretune.inventory import Inventory
 from paretune.outcome import Rung, Status
 from paretune.pareto import Array, nondominated
@@ -26,14 +27,15 @@ class Objective:
 class Trial:
     """One trial as the study remembers it.
 
-    `kind` tells a control (dense, uniform) from a searched trial and `label` names the control.
+    `kind` tells a control (dense, uniform) from a searched trial, and both from a "finish": the best searched trial trained further
+    once the search was over. `label` names controls and finishes.
     `same_as` is the earlier trial whose plan was identical, so that nothing was evaluated again.
     `feasible` is True if no budget is exceeded. `params` are the sampler's raw choices.
     `values` holds the objectives and every static cost that is known.
     """
 
     number: int
-    kind: Literal["control", "search"]
+    kind: Literal["control", "search", "finish"]
     label: str
     status: Status
     reason: str
@@ -44,6 +46,7 @@ class Trial:
     seconds: dict[str, float]
     params: dict[str, Any]
     plan: Plan | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +73,8 @@ class Findings:
 
     `objectives[0]` is the quality metric. `reference` is the corner that hypervolumes are measured
     from and normalised by: the dense model's costs, and the worst possible quality. `folder` is where the study lives.
+    `curves` and `knees` (one per group and ranking criterion) are there if a rule needed them. `rival` is the study that ran
+    beside this one with as many trials, and its `name` says what it is.
     """
 
     name: str
@@ -81,6 +86,9 @@ class Findings:
     inventory: Inventory
     provenance: dict[str, Any]
     confirmations: tuple[Confirmation, ...] = field(default=())
+    curves: tuple[Curve, ...] = ()
+    knees: tuple[Knee, ...] = ()
+    rival: "Findings | None" = None
 
     @property
     def names(self) -> tuple[str, ...]:

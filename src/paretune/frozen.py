@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.plan import FLOAT
+from paretune.plan import FLOAT, Pattern
 
 HEADER_BYTES = 168  # of a packed file: 8 for the header's length and 160 of JSON and blanks, whatever the model
 
@@ -17,6 +17,7 @@ class FrozenLayer:
     `codes` has the weight's shape: int8 whole numbers when `weight_bits` < 32 (weight = codes × scale of
     the output channel), float32 weights otherwise (and `scales` is empty). The range is symmetric,
     ±(2^(bits-1) - 1), so zero is exact and the sign of a folded batch norm moves into the codes.
+    With a `pattern` the masked codes are zero and the file stores the others only.
     Activations are x ≈ step × clip(round(x / step), low, high); `step` 0.0 means float.
     """
 
@@ -28,6 +29,7 @@ class FrozenLayer:
     step: float = 0.0
     low: int = 0
     high: int = 0
+    pattern: Pattern | None = None
 
     def weight(self) -> NDArray[np.float32]:
         """The weights this layer multiplies with, float32."""

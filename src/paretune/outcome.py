@@ -19,7 +19,7 @@ class Outcome:
     """The end of one trial.
 
     `values` holds every static cost and, when the status is "done", the quality metric on `val`.
-    `seconds` says where the time went, stage by stage.
+    `seconds` says where the time went, stage by stage. `notes` say what a rule decided on its own, in words.
     """
 
     status: Status
@@ -27,3 +27,4 @@ class Outcome:
     rungs: tuple[Rung, ...] = ()
     seconds: dict[str, float]
     reason: str = ""
+    notes: tuple[str, ...] = ()

@@ -12,7 +12,8 @@ from paretune.plan import FLOAT, LayerPlan, Plan
 class Row:
     """One layer after the plan.
 
-    `weights` counts the entries of the weight tensor, `params` everything learnable, `scales` the
+    `weights` counts the entries of the weight tensor, `nonzeros` those that its pattern leaves, `index_bytes` what it takes
+    to say where they are and `pattern` its kind ("" without a mask; `parts` of a partition), `params` everything learnable, `scales` the
     float32 quantization steps stored beside the weights and `floats` the float32 numbers stored
     plainly (biases, a folded batch norm's shift, what an unfolded norm holds, buffers, the activation step).
     `channels` is the number of outputs. `macs` counts one multiply-add once, for one sample.
@@ -29,6 +30,10 @@ class Row:
     activation_bits: int
     scales: int
     floats: int
+    nonzeros: int
+    pattern: str = ""
+    index_bytes: int = 0
+    parts: int = 1
 
 
 Profile = tuple[Row, ...]
@@ -61,11 +66,14 @@ def _row(inventory: Inventory, layer: Layer, plan: Plan) -> Row:
         quantized = bits.weight_bits < FLOAT
         shift = channels if layer.bias or layer.norm else 0
         step = 1 if bits.activation_bits < FLOAT else 0
+        mask = bits.pattern
         return Row(
             name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels,
             macs=weights * layer.positions, params=weights + (channels if layer.bias else 0), weights=weights,
             weight_bits=bits.weight_bits, activation_bits=bits.activation_bits,
             scales=channels if quantized else 0, floats=shift + step,
+            nonzeros=mask.nonzeros if mask else weights, pattern=mask.kind if mask else "",
+            index_bytes=mask.index_bytes if mask else 0, parts=mask.parts or 1 if mask else 1,
         )  # fmt: skip
     norm = layer.kind == "norm"
     learned = channels * (layer.affine + layer.bias) if norm else weights
@@ -73,5 +81,5 @@ def _row(inventory: Inventory, layer: Layer, plan: Plan) -> Row:
     stored = 0 if layer.name in inventory.folded else learned + buffers
     return Row(
         name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels, macs=0, params=learned,
-        weights=0, weight_bits=FLOAT, activation_bits=FLOAT, scales=0, floats=stored,
+        weights=0, weight_bits=FLOAT, activation_bits=FLOAT, scales=0, floats=stored, nonzeros=0,
     )  # fmt: skip

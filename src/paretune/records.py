@@ -54,9 +54,13 @@ def _reader(kind: Any) -> Reader:
 
 
 def _record_reader(kind: Any) -> Reader:
-    readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
-    nested = {name: read for name, read in readers.items() if read is not _as_it_is}
-    return lambda plain: kind(**plain | {name: read(plain[name]) for name, read in nested.items() if name in plain})
+    @cache
+    def nested() -> dict[str, Reader]:
+        """Worked out on the first use, because a record may hold its own kind."""
+        readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
+        return {name: read for name, read in readers.items() if read is not _as_it_is}
+
+    return lambda plain: kind(**plain | {name: read(plain[name]) for name, read in nested().items() if name in plain})
 
 
 def _as_it_is(plain: Any) -> Any:

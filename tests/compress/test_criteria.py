@@ -1,210 +1,274 @@
-"""One contract for every criterion in the table, and closed forms for each."""
+"""One contract for every criterion in the table, and closed forms for those that look at weights only."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compress_nets import build, chain, randomise
-from hand_made import units
+from compress_nets import NETS, build
+from scored_nets import INVENTORY, WEIGHT, batches, net, one_layer
 from torch import Tensor, nn
 
-from paretune.compress.criteria import CRITERIA, Scores, score_groups
+from paretune.compress.criteria import CRITERIA, Scores, reduced, score_model
 from paretune.compress.groups import discover
 from paretune.errors import ParetuneError, UnknownName
-from paretune.inventory import Group, Inventory, Layer, Member
+from paretune.inventory import Group, Inventory, Member
+from paretune.recipe import REDUCE
 
 ALL = tuple(CRITERIA)
 LOOKING = tuple(name for name in CRITERIA if name != "random")  # the ones that look at the model
+STEADY = tuple(name for name in LOOKING if name != "hessian")  # random signs fall on other weights when they move
+SINGLE = tuple(name for name, criterion in CRITERIA.items() if criterion.weights)
+ORDER = [3, 1, 0, 5, 4, 2]
+FAR = [5 + 41**0.5, 5 + 2**0.5, 41**0.5 + 2**0.5]  # distances between the rows of WEIGHT, added
 
 
-def net(seed: int = 0) -> nn.Module:
-    """conv-norm-conv-norm-conv-linear; groups "0.0" (6), "2.0" (8) and "4" (4)."""
-    torch.manual_seed(seed)
-    return randomise(chain()).eval()
+def scored(model: nn.Module, names: tuple[str, ...] = ALL, seed: int = 0) -> Scores:
+    single = tuple(name for name in names if name in SINGLE)
+    return score_model(model, INVENTORY, names, batches(), F.cross_entropy, seed, per_weight=single)
 
 
-def batches(seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8) % 3) for _ in range(2)]
-
-
-INVENTORY = discover(net(), torch.randn(1, 3, 8, 8))
-
-
-def scored(model: nn.Module, names: tuple[str, ...] = ALL, seed: int = 0, inventory: Inventory = INVENTORY) -> Scores:
-    return score_groups(model, inventory, names, batches(), F.cross_entropy, seed)
-
-
-def permuted(order: list[int]) -> nn.Module:
+def permuted() -> nn.Module:
     """The net with the first group's channels in another order: the same function."""
     model = net()
     state = model.state_dict()
     for key in ("0.0.weight", "0.1.weight", "0.1.bias", "0.1.running_mean", "0.1.running_var"):
-        state[key] = state[key][order]
-    state["2.0.weight"] = state["2.0.weight"][:, order]
+        state[key] = state[key][ORDER]
+    state["2.0.weight"] = state["2.0.weight"][:, ORDER]
     model.load_state_dict(state)
     return model
 
 
 def test_the_permuted_net_is_the_same_function() -> None:
     images = batches()[0][0]
-    torch.testing.assert_close(permuted([3, 1, 0, 5, 4, 2])(images), net()(images))
+    torch.testing.assert_close(permuted()(images), net()(images))
 
 
-@pytest.mark.parametrize("name", LOOKING)
+@pytest.mark.parametrize("name", STEADY)
 def test_scores_follow_a_permutation_of_the_channels(name: str) -> None:
-    order = [3, 1, 0, 5, 4, 2]
-    before, after = scored(net())[name], scored(permuted(order))[name]
-    np.testing.assert_allclose(after["0.0"], before["0.0"][order], rtol=1e-4)
-    np.testing.assert_allclose(after["2.0"], before["2.0"], rtol=1e-4)
-    assert len(set(before["0.0"])) == 6
+    before, after = scored(net(), (name,)), scored(permuted(), (name,))
+    first, second = before.units[name], after.units[name]
+    np.testing.assert_allclose(second["0.0"], first["0.0"][:, ORDER], rtol=1e-4)
+    np.testing.assert_allclose(second["2.0"], first["2.0"], rtol=1e-4)
+    assert len(set(first["0.0"][0])) > 3
+    if name in SINGLE:
+        rows, columns = before.weights[name]["0.0"][ORDER], before.weights[name]["2.0"][:, ORDER]
+        np.testing.assert_allclose(after.weights[name]["0.0"], rows, rtol=1e-3, atol=1e-5 * rows.max())
+        np.testing.assert_allclose(after.weights[name]["2.0"], columns, rtol=1e-3, atol=1e-5 * columns.max())
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_scores_are_finite_not_negative_one_per_unit_and_repeatable(name: str) -> None:
-    first, again = scored(net())[name], scored(net())[name]
-    assert set(first) == {group.name for group in INVENTORY.groups}
+def test_scores_are_finite_not_negative_and_repeatable(name: str) -> None:
+    first, again = scored(net(), (name,)), scored(net(), (name,))
+    assert set(first.units[name]) == {group.name for group in INVENTORY.groups}
     for group in INVENTORY.groups:
-        values = first[group.name]
-        assert values.shape == (group.channels,)
-        assert np.isfinite(values).all()
-        assert (values >= 0).all()
-        np.testing.assert_array_equal(values, again[group.name])
+        values = first.units[name][group.name]
+        assert values.shape == (1, group.channels)
+        assert values.dtype == np.float64
+        assert (np.isfinite(values) & (values >= 0)).all()
+        np.testing.assert_array_equal(values, again.units[name][group.name])
+    for layer, weights in first.weights.get(name, {}).items():
+        assert weights.shape == INVENTORY.layer[layer].weight_shape
+        assert weights.dtype == np.float32
+        np.testing.assert_array_equal(weights, again.weights[name][layer])
+    assert set(first.weights.get(name, ())) == ({y.name for y in INVENTORY.weighted} if name in SINGLE else set())
 
 
 @pytest.mark.parametrize("name", LOOKING)
-def test_scores_look_at_the_model_and_not_at_the_seed(name: str) -> None:
-    assert not np.array_equal(scored(net(1))[name]["2.0"], scored(net(2))[name]["2.0"])
-    np.testing.assert_array_equal(scored(net(), seed=1)[name]["2.0"], scored(net(), seed=2)[name]["2.0"])
+def test_scores_look_at_the_model(name: str) -> None:
+    assert not np.array_equal(scored(net(1), (name,)).units[name]["2.0"], scored(net(2), (name,)).units[name]["2.0"])
 
 
-@pytest.mark.parametrize("name", ["grouped", "residual", "flat", "depthwise", "excited"])
-@pytest.mark.parametrize("criterion", ALL)
-def test_every_coupling_can_be_scored(criterion: str, name: str) -> None:
+@pytest.mark.parametrize("name", ALL)
+def test_only_what_draws_depends_on_the_seed(name: str) -> None:
+    one, two = (scored(net(), (name,), seed=seed).units[name]["2.0"] for seed in (1, 2))
+    assert np.array_equal(one, two) == (name in STEADY)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_coupling_can_be_scored(name: str) -> None:
     model, example = build(name)
     inventory = discover(model, example)
-    images = torch.randn(6, *example.shape[1:])
-    scores = score_groups(model, inventory, [criterion], [(images, torch.arange(6) % 3)], F.cross_entropy, 0)
-    assert {group: len(values) for group, values in scores[criterion].items()} == {
-        group.name: group.channels for group in inventory.groups
-    }
+    data = [(torch.randn(6, *example.shape[1:]), torch.arange(6) % 3)]
+    scores = score_model(model, inventory, ALL, data, F.cross_entropy, 0, per_weight=SINGLE)
+    for criterion in ALL:
+        shapes = {group: values.shape[1] for group, values in scores.units[criterion].items()}
+        assert shapes == {group.name: group.channels for group in inventory.groups}
+        assert all(len(values) >= 1 for values in scores.units[criterion].values())
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_model_is_left_as_it_was(name: str) -> None:
     model = net().train()
     model[1].eval()  # type: ignore[index]
+    model[0][0].weight.requires_grad_(False)  # type: ignore[index]
     modes = [module.training for module in model.modules()]
+    asked = [parameter.requires_grad for parameter in model.parameters()]
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    scored(model, (name,))
-    assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-
-
-@pytest.mark.parametrize(("name", "power"), [("l1", 1), ("l2", 1), ("bn_scale", 1)])
-def test_scaling_the_weights_scales_the_scores(name: str, power: int) -> None:
-    model = net()
-    before = scored(model)[name]
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(-3)
-    for group, values in scored(model)[name].items():
-        np.testing.assert_allclose(values, 3**power * before[group], rtol=1e-5)
+        scored(model, (name,))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == asked
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_scaling_the_loss_scales_taylor_by_the_square() -> None:
-    def loud(outputs: Tensor, targets: Tensor) -> Tensor:
-        return 3 * F.cross_entropy(outputs, targets)
-
-    quiet = scored(net(), ("taylor",))["taylor"]["0.0"]
-    found = score_groups(net(), INVENTORY, ["taylor"], batches(), loud, 0)["taylor"]["0.0"]
-    np.testing.assert_allclose(found, 9 * quiet, rtol=1e-4)
-
-
-def one_layer(weight: Tensor, scale: Tensor | None = None) -> tuple[nn.Module, Inventory]:
-    """A linear layer with this weight, and a batch norm with this scale behind it."""
-    outputs, inputs = weight.shape
-    model = nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs))
-    layers = [Layer(name="0", kind="linear", weight_shape=(outputs, inputs), bias=False)]
-    model[0].weight.data = weight
-    names = ["0"]
-    if scale is not None:
-        layers.append(Layer(name="1", kind="norm", weight_shape=(outputs,), bias=True))
-        model[1].weight.data = scale
-        names.append("1")
-    members = tuple(Member(layer=name, axis="out", units=units(outputs)) for name in names)
-    group = Group(name="g", channels=outputs, members=members)
-    return model.eval(), Inventory(layers=tuple(layers), groups=(group,), input_shape=(inputs,), whole={})
-
-
-WEIGHT = torch.tensor([[3.0, -4.0], [0.0, 0.0], [-1.0, 1.0]])
+@pytest.mark.parametrize("name", ["taylor", "hessian", "activation"])
+def test_the_mode_comes_back_when_the_data_do_not_fit(name: str) -> None:
+    model = net().train()
+    data = [(torch.zeros(2, 5, 8, 8), torch.arange(2))]
+    with pytest.raises((RuntimeError, ParetuneError), match="channels"):
+        score_model(model, INVENTORY, [name], data, F.cross_entropy, 0)
+    assert all(module.training and not module._forward_pre_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("l1", [7, 0, 2]), ("l2", [5, 0, 2**0.5]), ("bn_scale", [0.5, 2.0, 0.0])]
+    ("name", "power"), [("l1", 1), ("l2", 1), ("geometric_median", 1), ("bn_scale", 1), ("lamp", 0), ("random", 0)]
+)
+def test_scaling_the_weights_scales_the_scores(name: str, power: int) -> None:
+    model = net()
+    before = scored(model, (name,)).units[name]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-3)
+    for group, values in scored(model, (name,)).units[name].items():
+        np.testing.assert_allclose(values, 3**power * before[group], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "power"), [("taylor", 2), ("taylor_abs", 1), ("taylor_signed", 2), ("bn_taylor", 2), ("hessian", 2)]
+)
+def test_scaling_the_loss_scales_the_scores(name: str, power: int) -> None:
+    def loud(outputs: Tensor, targets: Tensor) -> Tensor:
+        return 3 * F.cross_entropy(outputs, targets)
+
+    quiet = scored(net(), (name,)).units[name]
+    found = score_model(net(), INVENTORY, [name], batches(), loud, 0).units[name]
+    for group, values in found.items():
+        np.testing.assert_allclose(values, 3**power * quiet[group], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "power"), [("activation", 1), ("apoz", 0)])
+def test_a_louder_norm_in_front_of_a_relu_is_read_louder(name: str, power: int) -> None:
+    model = net()
+    before = scored(model, (name,)).units[name]["0.0"]
+    with torch.no_grad():
+        for parameter in model[0][1].parameters():  # type: ignore[index]
+            parameter.mul_(3)
+    np.testing.assert_allclose(scored(model, (name,)).units[name]["0.0"], 3**power * before, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("l1", [7, 0, 2]),
+        ("l2", [5, 0, 2**0.5]),
+        ("geometric_median", FAR),
+        ("bn_scale", [0.5, 2.0, 0.0]),
+        ("lamp", [1, 0, 2 / 27]),
+    ],
 )
 def test_the_scores_of_one_layer(name: str, expected: list[float]) -> None:
     model, inventory = one_layer(WEIGHT, torch.tensor([-0.5, 2.0, 0.0]))
-    found = score_groups(model, inventory, [name], [], F.cross_entropy, 0)[name]["g"]
-    assert found.tolist() == pytest.approx(expected)
+    found = score_model(model, inventory, [name], [], F.cross_entropy, 0).units[name]["g"]
+    assert found[0].tolist() == pytest.approx(expected)
 
 
-def test_bn_scale_without_a_norm_is_l2() -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("l1", [[3, 4], [0, 0], [1, 1]]),
+        ("l2", [[9, 16], [0, 0], [1, 1]]),
+        ("lamp", [[9 / 25, 1], [0, 0], [1 / 27, 1 / 27]]),
+    ],
+)
+def test_the_scores_of_the_weights_of_one_layer(name: str, expected: list[list[float]]) -> None:
     model, inventory = one_layer(WEIGHT)
-    scores = score_groups(model, inventory, ["bn_scale", "l2"], [], F.cross_entropy, 0)
-    np.testing.assert_array_equal(scores["bn_scale"]["g"], scores["l2"]["g"])
+    found = score_model(model, inventory, [name], [], F.cross_entropy, 0, per_weight=True).weights[name]["0"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_taylor_is_the_sum_of_squared_products_of_mean_gradient_and_weight() -> None:
-    """With the loss Σ outputs, the gradient of w[o, i] is the mean over the batches of Σ inputs[:, i]."""
+def test_what_falls_back_without_a_norm_or_a_reader() -> None:
     model, inventory = one_layer(WEIGHT)
-    data = [(torch.tensor([[1.0, 2.0]]), torch.zeros(1)), (torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.zeros(2))]
-    gradient = ((1 + 3) / 2, (2 + 4) / 2)
-
-    def total(outputs: Tensor, _: Tensor) -> Tensor:
-        return outputs.sum() * (1 + model[1].eps) ** 0.5  # type: ignore[index, operator]
-
-    found = score_groups(model, inventory, ["taylor"], data, total, 0)["taylor"]["g"]
-    expected = [sum((g * w) ** 2 for g, w in zip(gradient, row, strict=True)) for row in WEIGHT.tolist()]
-    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    names = ["bn_scale", "l2", "bn_taylor", "taylor_signed", "activation", "apoz"]
+    data = [(torch.ones(4, 2), torch.arange(4) % 3)]
+    found = score_model(model, inventory, names, data, F.cross_entropy, 0).units
+    np.testing.assert_array_equal(found["bn_scale"]["g"], found["l2"]["g"])
+    np.testing.assert_array_equal(found["bn_taylor"]["g"], found["taylor_signed"]["g"])
+    np.testing.assert_array_equal(found["activation"]["g"], found["l2"]["g"])
+    np.testing.assert_array_equal(found["apoz"]["g"], found["l2"]["g"])
 
 
-def test_coupled_layers_are_averaged_and_bundled_channels_added() -> None:
-    model = nn.ModuleDict({"a": nn.Linear(1, 4, bias=False), "b": nn.Linear(1, 2, bias=False)})
-    model["a"].weight.data = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    model["b"].weight.data = torch.tensor([[10.0], [20.0]])
-    layers = (
-        Layer(name="a", kind="linear", weight_shape=(4, 1), bias=False),
-        Layer(name="b", kind="linear", weight_shape=(2, 1), bias=False),
-    )
+def test_one_row_per_member() -> None:
+    model, example = build("residual")
+    inventory = discover(model, example)
+    data = [(torch.randn(4, *example.shape[1:]), torch.arange(4) % 3)]
+    found = score_model(model, inventory, ["l1", "bn_scale", "apoz", "random"], data, F.cross_entropy, 0).units
+    rows = {name: len(by_group["stem.0"]) for name, by_group in found.items()}
+    assert rows == {"l1": 2, "bn_scale": 2, "apoz": 3, "random": 2}
+    np.testing.assert_allclose(found["l1"]["stem.0"][1], model.two[0].weight.detach().abs().sum((1, 2, 3)), rtol=1e-6)  # type: ignore[union-attr, index, operator]
+    np.testing.assert_array_equal(found["random"]["stem.0"][0], found["random"]["stem.0"][1])
+
+
+def test_bundled_channels_are_added() -> None:
+    model, inventory = one_layer(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
     members = (
-        Member(layer="a", axis="out", units=((0, 2), (1, 3))),
-        Member(layer="b", axis="out", units=((0,), (1,))),
-        Member(layer="b", axis="in", units=((0,), (0,))),  # readers do not count
+        Member(layer="0", axis="out", units=((0, 2), (1, 3))),
+        Member(layer="0", axis="in", units=((0,), (0,))),  # readers do not count
     )
     group = Group(name="g", channels=2, members=members)
-    inventory = Inventory(layers=layers, groups=(group,), input_shape=(1,), whole={})
-    scores = score_groups(model, inventory, ["l1"], [], F.cross_entropy, 0)["l1"]["g"]
-    assert scores.tolist() == [(1 + 3 + 10) / 2, (2 + 4 + 20) / 2]
+    inventory = Inventory(layers=inventory.layers, groups=(group,), input_shape=(1,), whole={})
+    found = score_model(model, inventory, ["l1", "l2"], [], F.cross_entropy, 0).units
+    assert found["l1"]["g"].tolist() == [[1 + 3, 2 + 4]]
+    np.testing.assert_allclose(found["l2"]["g"], [[10**0.5, 20**0.5]])
 
 
-def test_taylor_works_on_a_frozen_model() -> None:
+@pytest.mark.parametrize(("how", "expected"), [("mean", [2, 5]), ("sum", [4, 10]), ("max", [3, 6])])
+def test_the_rows_of_a_group_are_reduced(how: str, expected: list[float]) -> None:
+    assert how in REDUCE
+    assert reduced(np.array([[1.0, 6.0], [3.0, 4.0]]), how).tolist() == expected
+
+
+def test_an_unknown_reduction_is_refused() -> None:
+    with pytest.raises(UnknownName, match=r"no reduction is called 'min'.* Known: mean, sum, max"):
+        reduced(np.ones((2, 2)), "min")
+
+
+def test_a_frozen_model_has_the_same_scores() -> None:
     frozen = net().requires_grad_(False)
-    np.testing.assert_array_equal(scored(frozen)["taylor"]["2.0"], scored(net())["taylor"]["2.0"])
+    for name, by_group in scored(frozen).units.items():
+        np.testing.assert_array_equal(by_group["2.0"], scored(net(), (name,)).units[name]["2.0"])
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
-def test_random_depends_on_seed_and_group_and_on_nothing_else() -> None:
-    first = scored(net(1))["random"]
-    np.testing.assert_array_equal(first["2.0"], scored(net(2))["random"]["2.0"])
-    assert not np.array_equal(first["2.0"], scored(net(1), seed=1)["random"]["2.0"])
-    assert not np.array_equal(first["0.0"][:4], first["4"][:4])
+def test_random_depends_on_seed_and_name_and_on_nothing_else() -> None:
+    first, other = scored(net(1), ("random",)), scored(net(2), ("random",))
+    np.testing.assert_array_equal(first.units["random"]["2.0"], other.units["random"]["2.0"])
+    np.testing.assert_array_equal(first.weights["random"]["2.0"], other.weights["random"]["2.0"])
+    assert not np.array_equal(first.units["random"]["0.0"][0, :4], first.units["random"]["4"][0])
+    assert not np.array_equal(first.units["random"]["2.0"][0], first.weights["random"]["2.0"].ravel()[:8])
 
 
 def test_an_unknown_criterion_is_refused_before_any_work() -> None:
     with pytest.raises(UnknownName, match=r"no criterion is called 'taylr'\. Did you mean 'taylor'"):
         scored(nn.Module(), ("l1", "taylr"))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in SINGLE])
+def test_channel_criteria_are_refused_for_weights(name: str) -> None:
+    with pytest.raises(
+        ParetuneError, match=rf"'{name}' scores channels, not single weights; use one of: l1, l2, taylor"
+    ):
+        score_model(net(), INVENTORY, [name], batches(), F.cross_entropy, 0, per_weight=True)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if CRITERIA[name].needs != "weights"])
+def test_no_batches_is_refused_where_they_are_needed(name: str) -> None:
+    with pytest.raises(ParetuneError, match=f"'{name}' needs calibration batches and got none"):
+        score_model(net(), INVENTORY, [name], [], F.cross_entropy, 0)
 
 
 @pytest.mark.parametrize("name", LOOKING)
@@ -213,5 +277,8 @@ def test_a_score_that_is_not_finite_is_refused(name: str) -> None:
     with torch.no_grad():
         model[0][0].weight[0] = float("nan")  # type: ignore[index]
         model[0][1].weight[0] = float("nan")  # type: ignore[index]
-    with pytest.raises(ParetuneError, match=rf"criterion '{name}' is not finite on group '0.0'; check the model"):
+    said = rf"criterion '{name}' is not finite on group '0.0'; check the model"
+    if name == "reconstruction":  # finds out while it solves, before there is a score
+        said = "reads is not finite, so its compensation cannot be solved"
+    with pytest.raises(ParetuneError, match=said):
         scored(model, (name,))

@@ -8,11 +8,15 @@ import pytest
 import torch
 from compress_nets import build
 from export_nets import Compressed, compressed, images, mixed, settle
+from masked_nets import WANTED, masked, of_kind, random_mask, train
 from torch import Tensor, nn
 
 from paretune.compress.cut import cut
 from paretune.compress.freeze import freeze, thaw
+from paretune.compress.masks import attach, masked_layers
+from paretune.compress.patterns import mask_of, pattern_of
 from paretune.errors import ParetuneError
+from paretune.frozen import FrozenLayer
 from paretune.plan import DENSE, LayerPlan, Plan
 
 
@@ -182,3 +186,92 @@ def test_the_dense_model_freezes_to_itself(made: Compressed) -> None:
             cut(made.dense, made.inventory, {})(images(8)),
         )
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def zeros_of(layer: FrozenLayer) -> np.ndarray:
+    assert layer.pattern is not None
+    return ~mask_of(layer.pattern, layer.codes.shape)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 32])
+@pytest.mark.parametrize("kind", WANTED)
+def test_masked_weights_are_plain_zeros_all_the_way(kind: str, bits: int) -> None:
+    """The norm behind `conv` has negative and zero gammas; a float -0.0 would not survive the packed file."""
+    made = of_kind(kind, bits)
+    frozen = freeze(made.model, made.inventory, made.plan)
+    thawed = thaw(made.dense, made.inventory, made.plan, frozen)
+    for row in made.plan.layers:
+        layer, weight = frozen.layers[row.layer], thawed.get_submodule(row.layer).weight.numpy()  # type: ignore[operator, union-attr]
+        assert layer.pattern == row.pattern
+        if row.pattern is None:
+            continue
+        zeros = zeros_of(layer)
+        assert layer.codes.dtype == (np.float32 if bits == 32 else np.int8)
+        assert not layer.codes[zeros].any()
+        assert not np.signbit(layer.codes[zeros]).any()
+        assert not weight[zeros].any()
+        assert weight[~zeros].any()
+    with torch.no_grad():
+        torch.testing.assert_close(thawed(made.images), made.model(made.images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [3, 32])
+@pytest.mark.parametrize("straight", [False, True], ids=["frozen", "ste"])
+def test_training_does_not_fill_what_is_frozen(straight: bool, bits: int) -> None:
+    made = of_kind("half", bits)
+    before = freeze(made.model, made.inventory, made.plan).layers["one"].weight()
+    for _, _, mask in masked_layers(made.model):
+        mask.straight = straight
+    train(made.model)
+    layer = freeze(made.model, made.inventory, made.plan).layers["one"]
+    assert not layer.codes[zeros_of(layer)].any()
+    assert not np.array_equal(layer.weight(), before)
+
+
+def test_zeros_that_are_not_the_plans_are_refused() -> None:
+    made = masked({"one": WANTED["half"]}, 4)
+    others = {"another": random_mask(WANTED["half"], (24, 16), seed=1), "none": np.ones((24, 16), np.bool_)}
+    for mask in others.values():
+        attach(made.model, {"one": mask})
+        with pytest.raises(ParetuneError, match="'one': the plan has pattern 'unstructured', which leaves 192 of 384"):
+            freeze(made.model, made.inventory, made.plan)
+    attach(made.model, {"one": random_mask(WANTED["half"], (24, 16))})
+    freeze(made.model, made.inventory, made.plan)
+    bare = replace(made.plan, layers=tuple(replace(row, pattern=None) for row in made.plan.layers))
+    with pytest.raises(ParetuneError, match=r"'one': the plan has no pattern, so it leaves all .* mask leaves 192"):
+        freeze(made.model, made.inventory, bare)
+
+
+def test_a_model_without_the_plans_mask_is_refused() -> None:
+    made = masked({}, 4)
+    mask = random_mask(WANTED["half"], (24, 16))
+    rows = tuple(
+        replace(row, pattern=pattern_of(WANTED["half"], mask)) if row.layer == "one" else row
+        for row in made.plan.layers
+    )
+    with pytest.raises(ParetuneError, match="mask leaves 384 and is another at 192 of them"):
+        freeze(made.model, made.inventory, replace(made.plan, layers=rows))
+
+
+def test_bits_are_compared_without_the_pattern_in_the_message() -> None:
+    made = masked({"one": WANTED["half"]}, 4)
+    rows = tuple(replace(row, weight_bits=5) if row.layer == "one" else row for row in made.plan.layers)
+    with pytest.raises(ParetuneError, match=r"layer='one', weight_bits=5.*pattern=None.*weight_bits=4"):
+        freeze(made.model, made.inventory, replace(made.plan, layers=rows))
+
+
+def test_a_pattern_of_another_shape_is_refused() -> None:
+    made = masked({"one": WANTED["half"]}, 4)
+    pattern = pattern_of(WANTED["half"], random_mask(WANTED["half"], (8, 24)))
+    rows = tuple(replace(row, pattern=pattern) if row.layer == "one" else row for row in made.plan.layers)
+    with pytest.raises(ParetuneError, match=r"\(24, 16\)"):
+        freeze(made.model, made.inventory, replace(made.plan, layers=rows))
+
+
+def test_a_mask_that_leaves_everything_needs_no_pattern() -> None:
+    made, plain = masked({}, 4), masked({}, 4)
+    attach(made.model, {"one": np.ones((24, 16), np.bool_)})
+    found, want = (freeze(net.model, net.inventory, net.plan).layers["one"] for net in (made, plain))
+    assert found.pattern is None
+    assert np.array_equal(found.codes, want.codes)
+    assert np.array_equal(found.scales, want.scales)

@@ -7,6 +7,7 @@ from compress_nets import build
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paretune.compress.masks import attach
 from paretune.compress.quantize import (
     SAMPLE,
     ActivationQuantizer,
@@ -253,3 +254,62 @@ def test_the_float_weight_is_kept_and_trained_with_the_step() -> None:
     assert sorted(name for name, _ in net.named_parameters()) == [
         "0.bias", "0.parametrizations.weight.0.step", "0.parametrizations.weight.original",
     ]  # fmt: skip
+
+
+def holed(seed: int = 0) -> tuple[nn.Sequential, Tensor]:
+    """A linear layer whose largest weights are where its mask, the second item, has zeros; one row is all zeros."""
+    layer = nn.Linear(32, 6)
+    weight = normal(seed, 6, 32)
+    mask = weight.abs() < weight.abs().quantile(0.7)
+    mask[4] = False
+    layer.weight.data.copy_(weight)
+    return nn.Sequential(layer), mask
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_steps_fit_what_a_mask_leaves(bits: int) -> None:
+    net, mask = holed()
+    weight = net[0].weight.detach().clone()
+    attach(net, {"0": mask.numpy()})
+    quantize(net, plan_of(bits, "0"))
+    top = weight_levels(bits)
+    _, steps, _ = weight_codes(net[0])
+    np.testing.assert_array_equal(steps, best_step(weight * mask, -top, top).numpy())
+    assert (steps[:4] < best_step(weight, -top, top).numpy()[:4]).all()
+    assert steps[4] == 1
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("first", ["mask", "quantizer"])
+def test_codes_are_zero_where_the_mask_is_in_either_order(first: str, bits: int) -> None:
+    net, mask = holed()
+    if first == "mask":
+        attach(net, {"0": mask.numpy()})
+    quantize(net, plan_of(bits, "0"))
+    if first == "quantizer":
+        attach(net, {"0": mask.numpy()})
+    codes, steps, found = weight_codes(net[0])
+    assert found == bits
+    assert not codes[~mask.numpy()].any()
+    assert codes[mask.numpy()].any()
+    np.testing.assert_array_equal(codes * steps[:, None], net[0].weight.detach().numpy())
+    assert not net[0].weight[~mask].any()
+
+
+def test_a_mask_alone_is_no_quantizer() -> None:
+    net, mask = holed()
+    attach(net, {"0": mask.numpy()})
+    assert not quantized_weight(net[0])
+    quantize(net, plan_of(4, "0"))
+    assert quantized_weight(net[0])
+
+
+def test_a_mask_of_ones_changes_no_code() -> None:
+    (one, _), (two, _) = holed(), holed()
+    attach(one, {"0": np.ones((6, 32), np.bool_)})
+    for found, want in zip(
+        weight_codes(quantize(one, plan_of(3, "0"))[0]),  # type: ignore[index]
+        weight_codes(quantize(two, plan_of(3, "0"))[0]),  # type: ignore[index]
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, want)

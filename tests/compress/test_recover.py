@@ -8,54 +8,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from training_nets import data, net, same, seeds, state, tuned
 
 from paretune.compress import recover
 from paretune.compress.quantize import calibrate, quantize
-from paretune.compress.recover import ALPHA, TEMPERATURE, Teacher, finetune, recalibrate
+from paretune.compress.recover import Teacher, finetune, recalibrate
 from paretune.errors import ImpossiblePlan
 from paretune.plan import LayerPlan, Plan
 from paretune.recipe import Recovery
-from paretune.tasks.memory import InMemory
-
-
-def data(count: int = 96, batch: int = 16) -> InMemory:
-    """Three noisy directions in eight dimensions."""
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.arange(count) % 3
-    inputs = 2 * torch.eye(8)[targets] + 0.5 * torch.randn(count, 8, generator=generator)
-    return InMemory(inputs=inputs, targets=targets, batch=batch)
-
-
-def net(seed: int = 0, dropout: float = 0.0) -> nn.Module:
-    torch.manual_seed(seed)
-    body = (nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(dropout), nn.Linear(6, 3))
-    return nn.Sequential(*body)
-
-
-def seeds(epoch: int) -> int:
-    return 100 + epoch
-
-
-def tuned(
-    model: nn.Module, recovery: Recovery, split: InMemory | None = None, teacher: nn.Module | None = None
-) -> nn.Module:
-    made = Teacher(model=teacher or net(9), split=split or data())
-    finetune(model, recovery, loss=F.cross_entropy, teacher=made, seeds=seeds)
-    return model
 
 
 def loss_of(model: nn.Module) -> float:
     split = data()
     with torch.no_grad():
         return float(F.cross_entropy(model.eval()(split.inputs), split.targets))
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
 
 
 def test_recalibration_is_the_plain_mean_of_the_batches_statistics() -> None:
@@ -258,14 +224,16 @@ def test_the_learning_rate_warms_up_over_a_tenth_and_falls_to_nothing() -> None:
     assert all(a > b for a, b in pairwise(shape[10:]))
 
 
-def test_distillation_is_hintons_loss() -> None:
+@pytest.mark.parametrize(("temperature", "alpha"), [(4.0, 0.7), (1.0, 1.0), (8.0, 0.25)])
+def test_distillation_is_hintons_loss(temperature: float, alpha: float) -> None:
     """(1 - α) × cross entropy + α × T² × KL(teacher ‖ student) at temperature T, mean over the batch."""
     outputs, wanted, targets = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-    soft = F.softmax(wanted / TEMPERATURE, 1)
-    divergence = (soft * (soft.log() - F.log_softmax(outputs / TEMPERATURE, 1))).sum(1).mean()
-    expected = (1 - ALPHA) * F.cross_entropy(outputs, targets) + ALPHA * TEMPERATURE**2 * divergence
-    torch.testing.assert_close(recover._loss(outputs, targets, wanted, F.cross_entropy), expected)
-    hard = recover._loss(outputs, targets, None, F.cross_entropy)
+    soft = F.softmax(wanted / temperature, 1)
+    divergence = (soft * (soft.log() - F.log_softmax(outputs / temperature, 1))).sum(1).mean()
+    expected = (1 - alpha) * F.cross_entropy(outputs, targets) + alpha * temperature**2 * divergence
+    recovery = Recovery(epochs=1, lr=0.1, temperature=temperature, alpha=alpha)
+    torch.testing.assert_close(recover._loss(outputs, targets, wanted, F.cross_entropy, recovery), expected)
+    hard = recover._loss(outputs, targets, None, F.cross_entropy, recovery)
     torch.testing.assert_close(hard, F.cross_entropy(outputs, targets))
 
 
@@ -277,3 +245,38 @@ def test_weights_decay_and_nothing_else_does() -> None:
     decayed, rest = ({names[id(p)] for p in group["params"]} for group in groups)  # type: ignore[attr-defined]
     assert decayed == {"0.parametrizations.weight.original", "4.weight"}
     assert decayed | rest == set(names.values())
+
+
+def by_hand(model: nn.Module, recovery: Recovery, teacher: nn.Module | None) -> nn.Module:
+    """The fine-tune as a plain training loop; `teacher` distils at temperature 4 and α 0.7."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": weights, "weight_decay": 1e-4}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=recovery.lr, momentum=0.9, nesterov=True)
+    done, steps = 0, recovery.epochs * data().steps()
+    for epoch in range(recovery.epochs):
+        model.train()
+        torch.manual_seed(seeds(epoch))
+        for inputs, targets in data().batches(seeds(epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = recovery.lr * recover._shape((done + 0.5) / steps)
+            outputs = model(inputs)
+            value = F.cross_entropy(outputs, targets)
+            if teacher:
+                with torch.no_grad():
+                    wanted = F.log_softmax(teacher.eval()(inputs) / 4.0, 1)
+                student = F.log_softmax(outputs / 4.0, 1)
+                soft = F.kl_div(student, wanted, reduction="batchmean", log_target=True)
+                value = (1 - 0.7) * value + 0.7 * 4.0**2 * soft
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            done += 1
+    return model
+
+
+@pytest.mark.parametrize("distill", ["none", "logits"])
+def test_it_is_a_plain_training_loop_to_the_last_bit(distill: str) -> None:
+    recovery, teacher = Recovery(epochs=3, lr=0.1, distill=distill), net(9)
+    wanted = by_hand(net(dropout=0.5), recovery, teacher if distill == "logits" else None)
+    assert same(tuned(net(dropout=0.5), recovery, teacher=teacher), wanted)

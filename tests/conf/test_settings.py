@@ -103,6 +103,14 @@ WRONG = [
     ("threads", "two", "threads must be a whole number, got 'two'"),
     ("device", True, "device must be a word"),
     ("device", "gpu", "device has no option 'gpu'. Did you mean 'cpu'"),
+    ("finish", 3, "finish must be a table of keys, got 3"),
+    ("finish", {"epoch": 3}, "no config key is called 'finish.epoch'. Did you mean 'finish.epochs'"),
+    ("finish", {"epochs": -1}, "finish needs epochs of 0 or more and an lr above 0, got -1 and 0.02"),
+    ("finish", {"lr": 0}, "finish needs epochs of 0 or more and an lr above 0, got 0 and 0"),
+    ("finish", {"distill": "logit"}, "finish.distill has no option 'logit'. Did you mean 'logits'"),
+    ("rival", "random", "rival must be a table of keys, got 'random'"),
+    ("rival", {"name": "x"}, "the config key 'rival.space' is missing"),
+    ("rival", {"name": "x", "space": 3}, "rival.space must be a table of keys, got 3"),
 ]
 
 

@@ -15,6 +15,7 @@ from paretune.compress.criteria import CRITERIA
 from paretune.conf.settings import Settings, StudySettings, parse_settings
 from paretune.costs.table import COSTS
 from paretune.search.samplers import SAMPLERS
+from paretune.search.study import rival_of
 from paretune.spaces.language import parse_space
 from paretune.spaces.space import Wish
 from paretune.tasks.table import TASKS
@@ -41,6 +42,10 @@ def composed(*overrides: str) -> Settings:
 def check(settings: Settings) -> None:
     """What carrying out a study would check later."""
     space = parse_space(settings.space, small_inventory())
+    if settings.rival is not None:
+        rival = parse_space(rival_of(settings).space, small_inventory())
+        assert rival.key != space.key, "a rival that searches the same space is none"
+        assert set(rival.criteria) <= set(CRITERIA)
     assert set(space.criteria) <= set(CRITERIA)
     assert settings.objectives[0] == TOP1_ERROR.name
     assert set(settings.objectives[1:]) <= set(COSTS)
@@ -62,7 +67,9 @@ def test_a_packaged_space_parses(name: str) -> None:
     space = parse_space(spec, small_inventory())
     assert set(space.criteria) <= set(CRITERIA)
     assert space.near(Wish(ratio=0.5, weight_bits=8, activation_bits=8))
-    assert space.smallest().ratios["stem"] > 0
+    removing = space.smallest()
+    sparse = [want for want in removing.wanted.values() if want.sparsity or want.kind == "partition"]
+    assert removing.ratios["stem"] > 0 or sparse or removing.rate.rule != "per_layer" or name == "partition"
 
 
 @pytest.mark.parametrize("name", names("space"))

@@ -9,9 +9,20 @@ from hand_made import small_inventory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.costs.table import COSTS, HEADER_BYTES, bops, macs, params, size_bytes, static_costs
+from paretune.costs.table import (
+    COSTS,
+    HEADER_BYTES,
+    bops,
+    effective_bops,
+    effective_macs,
+    macs,
+    nonzeros,
+    params,
+    size_bytes,
+    static_costs,
+)
 from paretune.inventory import Inventory, Layer
-from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
+from paretune.plan import DENSE, FLOAT, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import Profile, profile
 
 SMALL = small_inventory()
@@ -128,10 +139,54 @@ def test_fewer_channels_never_cost_more(stem: set[int], body: set[int]) -> None:
 def test_the_table_counts_what_it_names() -> None:
     rows = in_bits(SMALL, 4)
     assert static_costs(rows) == {
-        "params": params(rows), "size_bytes": size_bytes(rows), "macs": macs(rows), "bops": bops(rows),
+        "params": params(rows), "nonzeros": nonzeros(rows), "size_bytes": size_bytes(rows), "macs": macs(rows),
+        "effective_macs": effective_macs(rows), "bops": bops(rows), "effective_bops": effective_bops(rows),
     }  # fmt: skip
     assert all(name == cost.objective.name and cost.objective.unit for name, cost in COSTS.items())
 
 
 def test_nothing_costs_nothing_but_the_header() -> None:
-    assert static_costs(()) == {"params": 0, "size_bytes": HEADER_BYTES, "macs": 0, "bops": 0}
+    assert static_costs(()) == {**dict.fromkeys(COSTS, 0), "size_bytes": HEADER_BYTES}
+
+
+def holed(stem: int, head: int, *, index: int = 0, bits: int = FLOAT) -> Profile:
+    """`SMALL` with so many weights left of the 108 of `stem`, at 16 positions, and of the 240 of `head`."""
+    left = {"stem": stem, "head": head}
+    rows = (
+        LayerPlan(
+            layer=name, weight_bits=bits, activation_bits=bits,
+            pattern=Pattern(kind="unstructured", nonzeros=count, index_bytes=index, stored=""),
+        )
+        for name, count in left.items()
+    )  # fmt: skip
+    return profile(SMALL, Plan(layers=tuple(rows)))
+
+
+def test_the_costs_of_a_masked_model() -> None:
+    rows = holed(7, 100, index=5, bits=3)
+    dense = profile(SMALL, DENSE)
+    assert nonzeros(rows) == params(dense) - (108 - 7) - (240 - 100)
+    assert effective_macs(rows) == 7 * 16 + 24 * 16 + 100
+    assert effective_bops(rows) == (7 * 16 + 100) * 3 * 3 + 24 * 16 * 32 * 32
+    assert size_bytes(rows) == HEADER_BYTES + (
+        (5 + 3 + 4 * (4 + 4 + 1))  # index; 21 bits of codes; scales, shifts, activation step
+        + (5 + 38 + 4 * (10 + 10 + 1))  # 300 bits
+        + 4 * (24 + 6 + 4 * 6 + 5)  # the other layer and its norm, a free parameter
+    )
+    # Hardware that skips no zeros, and what learns behind a mask, count as before.
+    assert (params(rows), macs(rows)) == (params(dense), macs(dense))
+    assert bops(rows) == (108 * 16 + 240) * 3 * 3 + 24 * 16 * 32 * 32
+
+
+def test_without_masks_the_effective_costs_are_the_plain_ones() -> None:
+    for rows in (profile(SMALL, DENSE), in_bits(SMALL, 4), holed(108, 240), in_bits(resnet18(), 8)):
+        assert nonzeros(rows) == params(rows)
+        assert effective_macs(rows) == macs(rows)
+        assert effective_bops(rows) == bops(rows)
+
+
+@given(st.tuples(st.integers(1, 108), st.integers(1, 240)), st.tuples(st.integers(1, 108), st.integers(1, 240)))
+def test_fewer_weights_never_cost_more(one: tuple[int, int], two: tuple[int, int]) -> None:
+    small, large = (holed(*(pick(pair) for pair in zip(one, two, strict=True)), bits=5) for pick in (min, max))
+    assert all(cost.count(small) <= cost.count(large) for cost in COSTS.values())
+    assert nonzeros(large) - nonzeros(small) == sum(abs(a - b) for a, b in zip(one, two, strict=True))

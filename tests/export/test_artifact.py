@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from export_nets import Compressed, compressed, images, mixed
+from masked_nets import WANTED, masked
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
@@ -21,7 +23,7 @@ from paretune.compress.freeze import freeze, thaw
 from paretune.costs.table import size_bytes
 from paretune.errors import ParetuneError
 from paretune.export import rescore
-from paretune.export.artifact import FILES, check_target, read_artifact, write_artifact
+from paretune.export.artifact import FILES, PARTITIONS, check_target, read_artifact, write_artifact
 from paretune.export.verify import verify
 from paretune.profile import profile
 
@@ -32,8 +34,8 @@ LABELS = np.arange(100) % 5
 class Made:
     """An artifact, and what it was made from."""
 
-    def __init__(self, folder: Path) -> None:
-        self.source: Compressed = mixed()
+    def __init__(self, folder: Path, source: Compressed) -> None:
+        self.source = source
         self.folder = folder
         self.frozen = freeze(self.source.model, self.source.inventory, self.source.plan)
         self.model = thaw(self.source.dense, self.source.inventory, self.source.plan, self.frozen)
@@ -57,7 +59,14 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("export") / "model")
+    return Made(tmp_path_factory.mktemp("export") / "model", mixed())
+
+
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Three masked layers, two of them partitioned, in 4 bits with 4-bit activations."""
+    wanted = {"conv": WANTED["2:4"], "one": WANTED["partition"], "two": WANTED["partition"]}
+    return Made(tmp_path_factory.mktemp("export") / "model", masked(wanted, 4))
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ def copy(made: Made, tmp_path: Path) -> Path:
 def seal(folder: Path) -> None:
     """Make the stored hashes fit again, as a careful forger would."""
     facts = json.loads((folder / "scores.json").read_text())
-    for name in FILES:
+    for name in facts["files"]:
         blob = (folder / name).read_bytes()
         facts["files"][name] = {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
     (folder / "scores.json").write_text(json.dumps(facts))
@@ -262,8 +271,8 @@ def test_a_net_with_a_buffer_is_exported_whole(tmp_path: Path) -> None:
 
 def test_missing_files_and_newer_formats_are_named(copy: Path) -> None:
     facts = json.loads((copy / "scores.json").read_text())
-    (copy / "scores.json").write_text(json.dumps({**facts, "format": 2}))
-    with pytest.raises(ParetuneError, match=r"format 2, this paretune reads up to 1"):
+    (copy / "scores.json").write_text(json.dumps({**facts, "format": 3}))
+    with pytest.raises(ParetuneError, match=r"format 3, this paretune reads up to 2"):
         read_artifact(copy)
     (copy / "scores.json").write_text(json.dumps(facts))
     (copy / "layout.json").unlink()
@@ -274,6 +283,87 @@ def test_missing_files_and_newer_formats_are_named(copy: Path) -> None:
         read_artifact(copy)
     (copy / "scores.json").unlink()
     with pytest.raises(ParetuneError, match=r"has no scores\.json"):
+        read_artifact(copy)
+
+
+def test_an_artifact_of_the_first_format_is_still_read(copy: Path, made: Made) -> None:
+    placed = json.loads((copy / "layout.json").read_text())
+    for row in placed["layers"]:
+        del row["pattern"]
+    (copy / "layout.json").write_text(json.dumps(placed))
+    plan = yaml.safe_load((copy / "plan.yaml").read_text())
+    old = {"epochs": 0, "lr": 0.0, "distill": "none"}
+    layers = [{key: row[key] for key in ("layer", "weight_bits", "activation_bits")} for row in plan["layers"]]
+    (copy / "plan.yaml").write_text(yaml.safe_dump({"groups": plan["groups"], "layers": layers, "recovery": old}))
+    seal(copy)
+    facts = json.loads((copy / "scores.json").read_text())
+    (copy / "scores.json").write_text(json.dumps({**facts, "format": 1}))
+    artifact = read_artifact(copy)
+    assert artifact.plan == made.source.plan
+    assert np.array_equal(artifact.frozen.layers["stem"].codes, made.frozen.layers["stem"].codes)
+    assert verify(copy, TEST).ok
+
+
+def test_a_masked_net_is_exported_whole_and_verified(divided: Made) -> None:
+    artifact = read_artifact(divided.folder)
+    assert artifact.plan == divided.source.plan
+    for name, layer in divided.frozen.layers.items():
+        assert np.array_equal(artifact.frozen.layers[name].codes, layer.codes)
+        assert artifact.frozen.layers[name].pattern == layer.pattern
+    counted = size_bytes(profile(divided.source.inventory, artifact.plan))
+    assert (divided.folder / "model.safetensors").stat().st_size == counted
+    verdict = verify(divided.folder, TEST, LABELS)
+    assert (verdict.ok, verdict.differing) == (True, 0)
+
+
+def test_running_the_blocks_equals_the_masked_layer(divided: Made) -> None:
+    with np.load(divided.folder / PARTITIONS) as arrays:
+        assert set(arrays) == {f"{name}.{part}" for name in ("one", "two") for part in ("blocks", "rows", "columns")}
+        for name, (outputs, inputs) in {"one": (24, 16), "two": (8, 24)}.items():
+            blocks, rows, columns = (arrays[f"{name}.{part}"] for part in ("blocks", "rows", "columns"))
+            assert (blocks.shape, blocks.dtype) == ((4, outputs // 4, inputs // 4), np.float32)
+            assert (rows.shape, columns.shape) == ((4, outputs // 4), (4, inputs // 4))
+            assert sorted(rows.ravel()) == list(range(outputs))
+            assert sorted(columns.ravel()) == list(range(inputs))
+            layer = divided.frozen.layers[name]
+            x = np.random.default_rng(0).standard_normal((5, inputs), np.float32)
+            y = np.zeros((5, outputs), np.float32)
+            for k in range(4):
+                y[:, rows[k]] = x[:, columns[k]] @ blocks[k].T
+            np.testing.assert_allclose(y, x @ layer.weight().T, rtol=1e-5, atol=1e-5)
+            # Devices need no more than the blocks: together they hold every weight that is not zero.
+            assert np.count_nonzero(blocks) == np.count_nonzero(layer.codes) > 0
+
+
+def test_the_devices_file_is_listed_explained_and_only_there_if_it_is_needed(made: Made, divided: Made) -> None:
+    facts = read_artifact(divided.folder).scores
+    assert set(facts["files"]) == {*FILES, PARTITIONS}
+    assert facts["files"][PARTITIONS]["bytes"] == (divided.folder / PARTITIONS).stat().st_size
+    assert {path.name for path in divided.folder.iterdir()} == {*FILES, PARTITIONS, "scores.json", "README.md"}
+    explained = "y[:, rows[k]] = x[:, columns[k]] @ blocks[k].T"
+    assert explained in (divided.folder / "README.md").read_text()
+    assert explained not in (made.folder / "README.md").read_text()
+    assert not (made.folder / PARTITIONS).exists()
+
+
+def test_a_devices_file_that_is_changed_missing_or_of_another_model_is_named(divided: Made, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(divided.folder, tmp_path / "copy"))
+    with np.load(copy / PARTITIONS) as stored:
+        arrays = dict(stored)
+    arrays["two.blocks"] = -arrays["two.blocks"]
+    np.savez(copy / PARTITIONS, **arrays)
+    with pytest.raises(ParetuneError, match=r"partitions\.npz was changed after the export"):
+        read_artifact(copy)
+    seal(copy)
+    with pytest.raises(ParetuneError, match=r"partitions\.npz holds another 'two\.blocks' than model\.safetensors"):
+        read_artifact(copy)
+    (copy / PARTITIONS).unlink()
+    with pytest.raises(ParetuneError, match=r"partitions\.npz is missing"):
+        read_artifact(copy)
+    facts = json.loads((copy / "scores.json").read_text())
+    del facts["files"][PARTITIONS]
+    (copy / "scores.json").write_text(json.dumps(facts))
+    with pytest.raises(ParetuneError, match=r"partitions\.npz is missing, though a layer is partitioned"):
         read_artifact(copy)
 
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 from compress_nets import build
 from export_nets import Compressed, compressed, images, mixed, settle
+from masked_nets import of_kind
 from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
 
 from paretune.compress.freeze import freeze, thaw
 from paretune.compress.groups import discover
+from paretune.compress.patterns import mask_of
 from paretune.errors import ParetuneError
 from paretune.export.graph import check_exportable, stored_floats, stored_weights, to_onnx
 from paretune.frozen import Frozen
@@ -144,6 +146,25 @@ def test_onnxruntime_predicts_what_pytorch_predicts(
     assert np.quantile(off, 0.99) < 1e-5
     assert (got.argmax(1) == want.argmax(1)).all()
     assert len(np.unique(want.argmax(1))) > 1
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("2:4", 2), ("partition", 4), ("almost all", 8), ("half", 32)])
+def test_masked_nets_predict_the_same_and_keep_their_zeros(kind: str, bits: int) -> None:
+    made = of_kind(kind, bits)
+    exported, inputs = Exported(made), images(200)
+    with torch.no_grad():
+        want = exported.model(inputs).numpy()
+    got = run(exported.graph, inputs, LEVELS[0])
+    assert np.quantile(np.abs(got - want).max(axis=1) / want.std(), 0.99) < 1e-5
+    assert (got.argmax(1) == want.argmax(1)).all()
+    stored = stored_weights(exported.graph)
+    for row in made.plan.layers:
+        codes = stored[row.layer][0]
+        assert np.array_equal(codes, exported.frozen.layers[row.layer].codes)
+        if row.pattern is not None:
+            live = mask_of(row.pattern, codes.shape)
+            assert not codes[~live].any()
+            assert codes[live].any()
 
 
 def test_weights_are_stored_in_the_narrowest_type(everything: Exported) -> None:

@@ -1,13 +1,14 @@
 from dataclasses import replace
 
 import pytest
-from report_fakes import fake_findings
+from report_fakes import fake_findings, with_masks
 
+from paretune.profile import profile
 from paretune.report import draw
 from paretune.report.choices import MOST, association, choices_info, short
 from paretune.report.failures import failures
 from paretune.report.fronts import front_infos
-from paretune.report.layers import COLUMNS, bits_info, kept_info
+from paretune.report.layers import COLUMNS, bits_info, kept_info, weights_info
 from paretune.report.progress import progress_info
 from paretune.report.stages import stages_info
 
@@ -46,6 +47,26 @@ def test_float_layers_are_called_float_and_do_not_squeeze_the_colours():
     info = bits_info(fake_findings(limit=1e9))
     assert info.texts[0][0] == "float"
     assert info.high < 4
+
+
+def test_weights_kept_are_the_density_after_the_cut_of_every_masked_layer():
+    findings = with_masks(fake_findings())
+    info = weights_info(findings)
+    assert info.rows == ("b1.b", "b3.b")
+    assert info.columns == kept_info(findings).columns
+    at = next(i for i, trial in enumerate(findings.front) if trial.kind == "search")
+    row = next(row for row in profile(findings.inventory, findings.front[at].plan) if row.name == "b3.b")
+    assert row.weights < 64 * 64 * 9
+    assert info.cells[1][at] == row.nonzeros / row.weights == pytest.approx(0.1, abs=0.01)
+    assert info.texts[0][at] == "50"
+    assert weights_info(fake_findings()).rows == ()
+
+
+def test_a_layer_that_one_member_does_not_mask_is_whole_there():
+    findings = with_masks(fake_findings(limit=1e9))
+    info = weights_info(findings)
+    assert findings.front[0].label == "dense"
+    assert (info.cells[0][0], info.texts[0][0]) == (1.0, "100")
 
 
 def test_a_long_front_is_thinned_out_evenly_and_says_so():

@@ -1,9 +1,12 @@
+import re
 from dataclasses import replace
 
 import pytest
-from report_fakes import OBJECTIVES, confirmed, fake_findings
+from report_fakes import OBJECTIVES, confirmed, fake_findings, with_masks
 
 from paretune.choose import choose
+from paretune.plan import DENSE, LayerPlan, Pattern
+from paretune.profile import profile
 from paretune.report.axis import axis, ticks
 from paretune.report.fronts import front_info, front_infos
 from paretune.report.hover import LINES, hover, markup, plan_lines
@@ -136,6 +139,26 @@ def test_hover_of_uniform_and_dense_plans_is_short():
         "kept: all channels", "bits (weights/activations): float/float everywhere",
     ]  # fmt: skip
     assert plan_lines(findings.inventory, uniform.plan)[1] == "bits (weights/activations): 4/8 everywhere"
+
+
+def test_hover_tells_masks_with_their_density():
+    findings = with_masks(fake_findings())
+    trial = next(trial for trial in findings.front if trial.kind == "search")
+    text = " ".join(" ".join(plan_lines(findings.inventory, trial.plan)).split())
+    assert re.search(r"masks \(weights kept\): 2:4 50\.0 %: b1\.b, unstructured (9\.9|10\.\d) %: b3\.b", text)
+    assert "masks" not in " ".join(plan_lines(findings.inventory, fake_findings().front[0].plan))
+
+
+def test_one_mask_on_every_layer_is_said_once():
+    findings = fake_findings()
+    rows = [row for row in profile(findings.inventory, findings.trials[2].plan) if row.weights]
+    layers = tuple(
+        LayerPlan(layer=row.name, pattern=Pattern(kind="2:4", nonzeros=row.weights // 2, index_bytes=0, stored=""))
+        for row in rows
+    )
+    said = "masks (weights kept): 2:4 50.0 % everywhere"
+    assert said in plan_lines(findings.inventory, replace(DENSE, layers=layers))
+    assert said not in plan_lines(findings.inventory, replace(DENSE, layers=layers[:-1]))
 
 
 def test_hover_has_an_end():

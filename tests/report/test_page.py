@@ -7,11 +7,22 @@ from pathlib import Path
 
 import pytest
 from plotly.offline import get_plotlyjs
-from report_fakes import HOSTILE, confirmed, fake_findings, hostile
+from report_fakes import (
+    HOSTILE,
+    confirmed,
+    everything,
+    fake_findings,
+    hostile,
+    with_curves,
+    with_finish,
+    with_notes,
+    with_rival,
+)
 
 import paretune.report
 from paretune.report.origin import commands, flat, provenance
 from paretune.report.page import SECTIONS, page, write_page
+from paretune.report.rules import NOTES, decided
 from paretune.report.sections import failed, fronts, summary, time
 
 RUNS = [
@@ -50,7 +61,18 @@ CASES = {
     "runs": known(fake_findings(), runs=RUNS),
     "from Python": known(fake_findings(), command="from Python"),
     "no budget": replace(fake_findings(), budget={}),
+    "everything": everything(fake_findings(3)),
+    "a finish alone": cut(with_finish(fake_findings()), lambda trial: trial.kind == "finish"),
+    "sixty curves": with_curves(fake_findings(2), 60),
+    "rival without trials": replace(
+        with_rival(fake_findings()), rival=cut(fake_findings(), lambda trial: False), budget={}
+    ),
+    "rival of an empty study": with_rival(cut(fake_findings(), lambda trial: False)),
 }
+
+
+def charts(text):
+    return re.findall(r'<div id="([\w-]+)" class="plotly-graph-div"', without_library(text))
 
 
 class Outline(HTMLParser):
@@ -94,11 +116,24 @@ def test_every_study_gets_a_well_formed_page_that_loads_nothing(case):
 
 
 def test_the_page_holds_plotly_once_and_every_chart():
-    text = page(CASES["three objectives"])
+    text = page(CASES["everything"])
     assert text.count(get_plotlyjs()) == 1
-    ids = re.findall(r'<div id="([\w-]+)" class="plotly-graph-div"', without_library(text))
-    assert ids == ["front-0", "front-1", "front-2", "hypervolume", "layers-0", "layers-1", "choices", "stages"]
+    assert charts(text) == [
+        "front-0", "front-1", "front-2", "beside", "hypervolume", "curves", "layers-0", "layers-1", "layers-2",
+        "choices", "stages",
+    ]  # fmt: skip
     assert len(Outline(without_library(text)).headings) == len(SECTIONS)
+
+
+def test_what_a_study_does_not_have_gets_no_section():
+    text = page(CASES["three objectives"])
+    assert charts(text) == [
+        "front-0", "front-1", "front-2", "hypervolume", "layers-0", "layers-1", "choices", "stages",
+    ]  # fmt: skip
+    gone = {"Beside best single criterion", "Sensitivity curves", "What rules decided"}
+    whole, plain = (Outline(without_library(page(CASES[case]))).headings for case in ("everything", "three objectives"))
+    assert set(whole) - set(plain) == gone
+    assert set(plain) < set(whole)
 
 
 def test_equal_findings_give_equal_pages(tmp_path):
@@ -109,7 +144,7 @@ def test_equal_findings_give_equal_pages(tmp_path):
 
 
 def test_no_text_of_the_user_becomes_markup():
-    text = without_library(page(hostile(fake_findings())))
+    text = without_library(page(hostile(CASES["everything"])))
     assert HOSTILE not in text
     assert "<script>alert" not in text
     assert "b" not in Outline(text).tags
@@ -144,6 +179,22 @@ def test_found_and_confirmed_stand_side_by_side():
     error = 100 * fake_findings().front[0].values["top1_error"]
     assert f">{error:.2f} %</td>" in text
     assert f">{error + 0.3:.2f} ± 0.10 %</td>" in text
+
+
+def test_front_members_tell_what_rules_decided():
+    findings = with_notes(fake_findings())
+    rows = Outline(decided(findings)).rows
+    assert [row[0] for row in rows[1:]] == [str(trial.number) for trial in findings.front if trial.kind == "search"]
+    assert rows[1][2] == "knee 0.85 of 'stem' costs 0.31: guard 0.60; no knee in 'b2.a': 0.45"
+    assert decided(fake_findings()) == ""
+
+
+def test_the_notes_of_a_trial_have_an_end_on_the_page():
+    front = fake_findings().front
+    long = replace(front[0], notes=tuple(f"note {i}" for i in range(NOTES + 3)))
+    text = decided(replace(fake_findings(), trials=(long,)))
+    assert f"note {NOTES - 1}; … 3 more in front.csv" in text
+    assert f"note {NOTES};" not in text
 
 
 def test_failures_and_their_absence_are_said_plainly():

@@ -4,12 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from report_fakes import fake_findings
+from report_fakes import fake_findings, with_finish, with_masks, with_notes
 
 from paretune import files
 from paretune.report.tables import front_table, trials_table, write_tables
 
-FIRST = ["trial", "kind", "label", "status", "reason", "same_as", "feasible", "on_front"]
+FIRST = ["trial", "kind", "label", "status", "reason", "notes", "same_as", "feasible", "on_front"]
 
 
 def test_columns_stand_in_the_documented_order():
@@ -58,6 +58,42 @@ def test_the_front_table_tells_the_plan():
     assert table["weight_bits:head"][0] == plan.bits["head"].weight_bits
     assert table["activation_bits:head"][0] == 8
     assert list(table)[-1] == "seconds_total"
+
+
+def test_notes_are_joined_and_empty_where_there_are_none(tmp_path):
+    findings = with_notes(fake_findings())
+    write_tables(findings, tmp_path)
+    cells = pd.read_csv(tmp_path / "trials.csv", dtype=str, keep_default_na=False)["notes"]
+    assert cells[30] == "knee 0.85 of 'stem' costs 0.31: guard 0.60; no knee in 'b2.a': 0.45"
+    assert cells[0] == ""
+    front = pd.read_csv(tmp_path / "front.csv", dtype=str, keep_default_na=False)["notes"]
+    assert list(front) == ["; ".join(trial.notes) for trial in findings.front]
+
+
+def test_a_finish_is_a_row_of_its_own_kind():
+    row = trials_table(with_finish(fake_findings())).iloc[-1]
+    assert (row["trial"], row["kind"], row["on_front"]) == (60, "finish", True)
+    assert row["label"].endswith(" after 10 epochs")
+
+
+def test_costs_that_count_masks_have_columns_like_any_other():
+    findings = fake_findings()
+    more = {"nonzeros": 5.0, "effective_macs": 6.0, "effective_bops": 7.0}
+    trials = tuple(replace(trial, values=trial.values | more) for trial in findings.trials)
+    for table in (trials_table, front_table):
+        row = table(replace(findings, trials=trials)).iloc[0]
+        assert {name: row[name] for name in more} == more
+
+
+def test_the_front_table_tells_masks_only_where_there_are_some():
+    findings = with_masks(fake_findings())
+    table = front_table(findings)
+    at = next(i for i, trial in enumerate(findings.front) if trial.kind == "search")
+    assert (table["pattern:b1.b"][at], table["weights_kept:b1.b"][at]) == ("2:4", pytest.approx(0.5, abs=0.01))
+    assert [name for name in table if name.startswith(("pattern:", "weights_kept:"))] == [
+        "pattern:b1.b", "pattern:b3.b", "weights_kept:b1.b", "weights_kept:b3.b",
+    ]  # fmt: skip
+    assert not [name for name in front_table(fake_findings()) if name.startswith(("pattern:", "weights_kept:"))]
 
 
 def test_a_layer_the_plan_does_not_name_is_float():

@@ -9,7 +9,10 @@ from paretune.errors import UnknownName
 from paretune.search.samplers import SAMPLERS, Reproducible, ask_seed, distributions
 from paretune.search.store import unfinished
 from paretune.spaces.leaf import Choice, Fixed, Range
-from paretune.spaces.space import Question, Space
+from paretune.spaces.mixing import Mixing
+from paretune.spaces.question import Question
+from paretune.spaces.sections import section
+from paretune.spaces.space import Space
 
 SPACE = Space(
     ratios=tuple(
@@ -17,10 +20,19 @@ SPACE = Space(
     ),
     weight_bits=(Question(name="weight_bits/a", leaf=Choice(options=(2, 3, 4, 6, 8)), targets=("a",)),),
     activation_bits=(Question(name="activation_bits", leaf=Fixed(value=8), targets=("a",)),),
-    criterion=Question(name="criterion", leaf=Choice(options=("l1", "taylor"))),
-    epochs=Question(name="recover/epochs", leaf=Fixed(value=3)),
-    lr=Question(name="recover/lr", leaf=Range(low=0.001, high=0.1, log=True)),
-    distill=Question(name="recover/distill", leaf=Fixed(value="none")),
+    mixing=Mixing(
+        criteria=("l1", "taylor"),
+        names=("g0", "g1", "g2", "a"),
+        plain=Question(name="criterion", leaf=Choice(options=("l1", "taylor"))),
+    ),
+    shared=tuple(
+        question
+        for name, given in {
+            "recover": {"epochs": 3, "lr": {"low": 0.001, "high": 0.1, "log": True}},
+            **{key: {} for key in ("rate", "mask", "keep", "blend", "")},
+        }.items()
+        for question in section(name, given)
+    ),
 )
 CONTROL = {
     "ratio/g0": 0.5,

@@ -58,7 +58,7 @@ def test_the_recipe_is_what_was_answered() -> None:
     assert recipe.ratios == {"stem": 0.25, "body.a": 0.8}
     assert recipe.weight_bits == {"stem": 8, "body.a": 3, "head": 8}
     assert recipe.activation_bits == {"stem": 8, "body.a": 8, "head": 8}
-    assert (recipe.criterion, recipe.recovery.epochs, recipe.recovery.lr) == ("l1", 2, 0.5)
+    assert (recipe.blends["stem"].criteria[0], recipe.recovery.epochs, recipe.recovery.lr) == ("l1", 2, 0.5)
     assert recipe.recovery.distill == "logits"
 
 
@@ -87,7 +87,7 @@ def test_the_nearest_point_is_in_the_space(ratio: float, bits: int) -> None:
     assert set(recipe.ratios.values()) == {min(ratio, 0.8)}
     assert recipe.weight_bits["body.a"] == {2: 2, 5: 4, 8: 8, 32: 8}[bits]
     assert recipe.activation_bits["body.a"] == {2: 4, 5: 4, 8: 8, 32: 8}[bits]
-    assert (recipe.criterion, recipe.recovery.epochs) == ("taylor", 3)
+    assert (recipe.blends["stem"].criteria[0], recipe.recovery.epochs) == ("taylor", 3)
     assert recipe.recovery.lr == pytest.approx(0.1)
 
 

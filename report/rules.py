@@ -1,0 +1,82 @@
+"""The sections of the page that show what the rules measured and decided, each from findings to HTML."""
+
+from collections.abc import Sequence
+
+from paretune.curve import Knee
+from paretune.findings import Findings, Trial
+from paretune.report.curves import CurvesInfo, curves_info
+from paretune.report.draw_curves import curves_figure
+from paretune.report.markup import Cell, chart, heading, paragraph, section, table, words
+from paretune.report.text import count, human, label
+
+ROWS = 6  # of small charts; more of them scroll in a box
+NOTES = 8  # of one trial; the rest is in front.csv
+KNEES = 20  # rows of the table under the curves
+
+
+def curves(findings: Findings) -> str:
+    """The sensitivity curves with their knees; nothing if no rule measured any."""
+    if not findings.curves:
+        return ""
+    info = curves_info(findings)
+    tall = len(info.panels) > ROWS * info.columns
+    figure = chart(curves_figure(info), "curves", min_width=100 + 190 * info.columns, tall=tall)
+    parts = [paragraph(_measured(info), "quiet"), paragraph(_marks(info), "quiet") if findings.knees else "", figure]
+    return section("Sensitivity curves", *parts, _noted([knee for knee in findings.knees if knee.note]))
+
+
+def decided(findings: Findings) -> str:
+    """What rules decided on their own for the front members; nothing if they had no say."""
+    told = [trial for trial in findings.front if trial.notes]
+    if not told:
+        return ""
+    quality = findings.objectives[0]
+    header = [Cell(text="trial"), Cell(text=label(quality.name)), words("decided")]
+    rows = [
+        [Cell(text=str(trial.number)), Cell(text=human(trial.values[quality.name], quality.unit)),
+         words(_notes(trial), long=True)]
+        for trial in told
+    ]  # fmt: skip
+    share = f"{len(told)} of the {count(len(findings.front), 'point')} of the front"
+    note = f"What the rules behind {share} decided where a choice could not be carried out as it was."
+    return section("What rules decided", paragraph(note, "quiet"), table(header, rows))
+
+
+def _measured(info: CurvesInfo) -> str:
+    ranked = f", channels ranked by {info.criteria[0]}" if len(info.criteria) == 1 else ""
+    text = (
+        f"How each curve was measured: channels of one group at a time cut from the trained model{ranked}, batch norm "
+        f"recalibrated, no training, {info.y.title} on val. Dotted: guessing."
+    )
+    if info.left_out:
+        whole = info.left_out + len(info.panels)
+        text += f" {count(info.left_out, 'curve')} of {whole}, the least sensitive, left out."
+    return text
+
+
+def _marks(info: CurvesInfo) -> str:
+    text = "Filled: the rate the knee rule uses at its default sensitivity."
+    if info.moved:
+        moved = count(info.moved, "curve")
+        text += f" Hollow: the knee as Kneedle found it, where that was not the rate to use ({moved})."
+    return text
+
+
+def _noted(knees: Sequence[Knee]) -> str:
+    """The knees that were not simply taken, with the reason."""
+    if not knees:
+        return ""
+    header = [words("group"), Cell(text="Kneedle's knee"), Cell(text="used"), words("why")]
+    rows = [
+        [words(knee.group), Cell(text="none" if knee.found is None else human(knee.found, "share")),
+         Cell(text=human(knee.ratio, "share")), words(knee.note, long=True)]
+        for knee in knees[:KNEES]
+    ]  # fmt: skip
+    rest = len(knees) - len(rows)
+    more = paragraph(f"And {rest} more; hover over a filled mark for the reason.", "quiet") if rest else ""
+    return heading("Knees that were not taken as found") + table(header, rows) + more
+
+
+def _notes(trial: Trial) -> str:
+    shown, rest = trial.notes[:NOTES], len(trial.notes) - NOTES
+    return "; ".join(shown) + (f"; … {rest} more in front.csv" if rest > 0 else "")
