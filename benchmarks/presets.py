@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from paper import publish
 
@@ -53,7 +54,7 @@ def run(job: tuple[str, int]) -> Findings:
         f"study.name={folder.name}",
         "threads=1",
     ]
-    with folder.with_suffix(".log").open("w") as log:
+    with TemporaryFile() as log:
         subprocess.run([COMMAND, "study", *words], check=True, stdout=log, stderr=log)
     return read_findings(folder)
 

@@ -34,12 +34,14 @@ class HeatInfo:
 
 
 def kept_info(findings: Findings) -> HeatInfo:
-    """The share of channels kept, group by group, in [0, 1]."""
+    """The share of channels kept, group by group, in [0, 1]. No rows if nothing on the front has lost a channel."""
     members, left_out = _members(findings)
     inventory = findings.inventory
     cells = [[trial.plan.kept_share(inventory, g.name) for trial in members if trial.plan] for g in inventory.groups]
     texts = [[f"{100 * cell:.0f}" for cell in row] for row in cells]
     names = [group.name for group in inventory.groups]
+    if all(cell == 1 for row in cells for cell in row):
+        names, cells, texts = [], [], []
     return _info(findings, members, title="Channels kept (%)", rows=names, cells=cells, texts=texts,
                  ends=(0.0, 1.0), left_out=left_out)  # fmt: skip
 

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretune.conf.settings import Settings, parse_settings
 from paretune.errors import ParetuneError, near_miss
+from paretune.spaces.language import KEYS
 
 VARIATIONS = frozenset({"sampler", "seed", "population"})  # of one search: nothing else tells two studies apart
 
@@ -155,5 +156,8 @@ def _unknown_key(key: str) -> str:
         if not isinstance(known, DictConfig) or part not in known:
             break
         path, known = [*path, part], known[part]
+    where, *rest = key.split(".")
+    if where == "space" and rest and rest[0] in KEYS:
+        return f"the space leaves '{key}' at its default; to set it, write +{key}=..."
     names = [".".join([*path, str(name)]) for name in known] if isinstance(known, DictConfig) else []
     return f"no config key is called '{key}'.{near_miss(key, names)}"

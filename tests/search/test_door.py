@@ -69,6 +69,8 @@ STUDY = ("study", "--config-dir", "my_conf", "task=tiny", "space.recover.epochs=
         (["space.activation_bits=1"], "needs 2 bits or more, got 1"),
         (["+space.colour=red"], "space has no key 'colour'. Known: groups"),
         (["budget.size_bytes=200"], "budget.size_bytes=200 cannot be met: the space reaches"),
+        (["space.rate=knee"], "the space leaves 'space.rate' at its default; to set it, write +space.rate=..."),
+        (["+space.rate.rule=kneee"], "no rate rule is called 'kneee'. Did you mean 'knee'?"),
         (["budget.size=300"], "no config key is called 'budget.size'. Did you mean 'budget.size_bytes'?"),
         (["task=digits", "task.weights=nowhere.pth"], "weights: no file at nowhere.pth"),
         (["task=digits", "task.weights=bad.pth"], "bad.pth is no .safetensors file or PyTorch state dict"),

@@ -17,7 +17,7 @@ def bench() -> Bench:
 def test_the_time_limit_holds_within_a_compensated_cut(bench: Bench) -> None:
     recovery = Recovery(epochs=0, lr=0.01, compensate="linear", images=192)
     kept = dict.fromkeys(("conv1", "conv2"), (0, 2, 4, 6))
-    with pytest.raises(OutOfTime, match="study.trial_minutes"):
+    with pytest.raises(OutOfTime, match=r"study.trial_minutes"):
         _smaller(bench.task.model, bench, kept, recovery, Clock(deadline=0.0))
     looks: list[int] = []
 
