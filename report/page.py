@@ -14,8 +14,9 @@ from paretune.report.style import CSS
 from paretune.report.text import counted
 
 SECTIONS = (
-    sections.summary, sections.fronts, sections.beside, sections.progress, rules.curves, sections.layers,
-    rules.decided, sections.choices, sections.failed, sections.time, origin.commands, origin.provenance,
+    sections.summary, sections.fronts, sections.beside, sections.progress, rules.curves, rules.alike,
+    sections.layers, rules.decided, sections.choices, sections.failed, sections.time,
+    origin.commands, origin.provenance,
 )  # fmt: skip
 
 

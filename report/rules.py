@@ -25,6 +25,23 @@ def curves(findings: Findings) -> str:
     return section("Sensitivity curves", *parts, _noted([knee for knee in findings.knees if knee.note]))
 
 
+def alike(findings: Findings) -> str:
+    """How alike the criteria of a blend rank; nothing without a blend."""
+    found = findings.alike
+    if found is None:
+        return ""
+    header = [words("criterion"), *(Cell(text=name) for name in found.criteria)]
+    rows = [
+        [words(name), *(Cell(text=f"{value:.2f}") for value in row)]
+        for name, row in zip(found.criteria, found.correlations, strict=True)
+    ]
+    note = (
+        "Rank correlation between criteria, mean over all groups: near 1 they would remove the same channels, near 0 "
+        "they have nothing to do with each other. Criteria that rank alike share a cluster; a blend takes one of each."
+    )
+    return section("How alike the criteria rank", paragraph(note, "quiet"), table(header, rows))
+
+
 def decided(findings: Findings) -> str:
     """What rules decided on their own for the front members; nothing if they had no say."""
     told = [trial for trial in findings.front if trial.notes]

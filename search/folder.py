@@ -70,7 +70,7 @@ def kept_folder(folder: Path, number: int) -> Path:
 
 def forget(folder: Path) -> None:
     """Delete what belongs to a study that is no longer in the journal: its curves, weights and confirmations."""
-    for name in ("curves.json", "confirmations.json"):
+    for name in ("curves.json", "alike.json", "confirmations.json"):
         (folder / name).unlink(missing_ok=True)
     drop_kept(folder, set())
 

@@ -4,6 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from paretune.alike import Alike
+from paretune.compress.blend import rank_correlations
 from paretune.compress.criteria import Scores
 from paretune.compress.planning import Planned, plan_of
 from paretune.compress.rates import Kept
@@ -44,6 +48,14 @@ class Planner:
         if (criterion, reduce) not in self.known:
             self.known[criterion, reduce] = self.measured.curves(criterion, reduce)
         return self.known[criterion, reduce]
+
+    def alike(self, space: Space) -> Alike:
+        """How alike the criteria of a blend rank the channels, under the first reduction over layers."""
+        groups, names = self.bench.inventory.groups, space.criteria
+        reduce = str(space.options("reduce")[0])
+        found = [rank_correlations(self.scores, names, group.name, reduce) for group in groups]
+        mean = np.average(found, axis=0, weights=[group.channels for group in groups])
+        return Alike(criteria=names, correlations=tuple(tuple(map(float, row)) for row in mean))
 
     def plan(self, recipe: Recipe, clock: Clock) -> Planned:
         """The plan of a recipe; its time counts as the stage "plan".

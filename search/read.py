@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 
+from paretune.alike import Alike
 from paretune.costs.table import static_costs
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective
@@ -42,6 +43,7 @@ def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
         confirmations=tuple(from_plain(Confirmation, p) for p in read_json(confirmed)) if confirmed.exists() else (),
         curves=tuple(from_plain(Curve, plain) for plain in drawn.get("curves", ())),
         knees=tuple(from_plain(Knee, plain) for plain in drawn.get("knees", ())),
+        alike=from_plain(Alike, read_json(folder / "alike.json")) if (folder / "alike.json").exists() else None,
         rival=_rival(folder, facts.get("rival")),
     )  # fmt: skip
 

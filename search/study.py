@@ -197,6 +197,8 @@ def _write_measured(folder: Path, planner: Planner, space: Space) -> None:
     """What was measured before the first trial: curves with their knees at the default settings, and the seconds."""
     facts = read_json(folder / "provenance.json")
     write_json(folder / "provenance.json", {**facts, "measured": planner.measured.facts})
+    if space.mixing.plain is None:
+        write_json(folder / "alike.json", to_plain(planner.alike(space)))
     if not planner.known:
         return
     rate = space.ask(Given(space.near(WISHES[0]))).rate

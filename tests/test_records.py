@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hand_made import small_inventory
 
+from paretune.alike import Alike
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective, Trial
 from paretune.inventory import Layer
@@ -46,10 +47,11 @@ CONFIRMED = Confirmation(
 )
 QUALITY = Objective(name="top1_error", unit="share", definition="share of wrong answers")
 CURVE = Curve(group="stem", criterion="l1", ratios=(0.0, 0.5), errors=(0.1, 0.4), chance=0.9)
+ALIKE = Alike(criteria=("l1", "l2"), correlations=((1.0, 0.5), (0.5, 1.0)))
 KNEE = Knee(group="stem", ratio=0.45, found=None, note="no knee")
 FINDINGS = Findings(
     name="x", folder="y", objectives=(QUALITY,), budget={}, reference={"top1_error": 1.0}, trials=(TRIAL, COPY),
-    curves=(CURVE,), knees=(KNEE,), inventory=INVENTORY,
+    curves=(CURVE,), knees=(KNEE,), alike=ALIKE, inventory=INVENTORY,
     provenance={"seed": 0, "nested": {"list": [1, None]}}, confirmations=(CONFIRMED,),
 )  # fmt: skip
 PATTERN = Pattern(kind="2:4", nonzeros=2, index_bytes=1, stored="AQ==")
@@ -68,11 +70,12 @@ PRUNING = Pruning(
 )
 MASKED = dataclasses.replace(PLAN, pruning=PRUNING, layers=(dataclasses.replace(PLAN.layers[0], pattern=PATTERN),))
 EXAMPLES: list[Any] = [
-    *INVENTORY.layers, GROUP, GROUP.members[0], INVENTORY, DENSE, PLAN, MASKED, PATTERN, PRUNING, WANTED, CURVE, KNEE,
-    RECIPE.blends["a"], RECIPE.rate, RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0], PLAN.recovery,
+    *INVENTORY.layers, GROUP, GROUP.members[0], INVENTORY, DENSE, PLAN, MASKED, ALIKE, PATTERN, PRUNING, WANTED, CURVE,
+    KNEE, RECIPE.blends["a"], RECIPE.rate, RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0],
+    PLAN.recovery,
     RECIPE, profile(INVENTORY, PLAN)[0], FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, FINDINGS, BESIDE,
 ]  # fmt: skip
-MODULES = ("curve", "inventory", "plan", "profile", "recipe", "outcome", "findings")
+MODULES = ("alike", "curve", "inventory", "plan", "profile", "recipe", "outcome", "findings")
 
 
 def through_json(record: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from paretune.alike import Alike
 from paretune.curve import Curve, Knee
 from paretune.inventory import Inventory
 from paretune.outcome import Rung, Status
@@ -74,7 +75,7 @@ class Findings:
     `objectives[0]` is the quality metric. `reference` is the corner that hypervolumes are measured
     from and normalised by: the dense model's costs, and the worst possible quality. `folder` is where the study lives.
     `curves` and `knees` (one per group and ranking criterion) are there if a rule needed them. `rival` is the study that ran
-    beside this one with as many trials, and its `name` says what it is.
+    beside this one with as many trials, and its `name` says what it is. `alike` is there if recipes blend criteria.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Findings:
     curves: tuple[Curve, ...] = ()
     knees: tuple[Knee, ...] = ()
     rival: "Findings | None" = None
+    alike: Alike | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from report_fakes import HOSTILE, fake_curve, fake_findings, hostile, with_curves
 
+from paretune.alike import Alike
 from paretune.curve import Curve, Knee
 from paretune.report.curves import COLUMNS, MOST, curves_info, sensitivity
 from paretune.report.draw_curves import NAMES, curves_figure
-from paretune.report.rules import KNEES, ROWS, curves
+from paretune.report.rules import KNEES, ROWS, alike, curves
 
 LINE = Curve(group="g", criterion="l2", ratios=(0.0, 0.5, 1.0), errors=(0.1, 0.3, 0.9), chance=0.9)
 
@@ -125,6 +127,16 @@ def test_a_long_table_of_knees_ends():
 
 def test_no_curve_no_section():
     assert curves(fake_findings()) == ""
+    assert alike(fake_findings()) == ""
+
+
+def test_the_criteria_of_a_blend_have_a_matrix():
+    known = Alike(criteria=("l1", HOSTILE), correlations=((1.0, -0.256), (-0.256, 1.0)))
+    text = alike(replace(fake_findings(), alike=known))
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in text.split("<tr>")[2:]]
+    assert rows[0][:3] == ["l1", "1.00", "-0.26"]
+    assert rows[1][-2:] == ["-0.26", "1.00"]
+    assert HOSTILE not in text
 
 
 def test_group_and_criterion_names_are_escaped():

@@ -116,6 +116,10 @@ def check_blend(findings: Findings) -> None:
     best = min(trial.values["top1_error"] for trial in searched)
     assert finish.values["top1_error"] <= best
     assert any("pick" in name for name in searched[0].params)
+    assert findings.alike is not None
+    for place, row in enumerate(findings.alike.correlations):
+        assert row[place] == pytest.approx(1.0)
+        assert all(-1 <= value <= 1 + 1e-9 for value in row)
 
 
 def check_blend_net(findings: Findings) -> None:
