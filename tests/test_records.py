@@ -138,3 +138,10 @@ def test_a_digest_changes_when_anything_does(other: Plan) -> None:
 def test_an_unknown_field_is_not_dropped_silently() -> None:
     with pytest.raises((TypeError, KeyError), match="colour"):
         from_plain(Layer, {**to_plain(INVENTORY.layers[0]), "colour": "red"})
+
+
+def test_what_is_none_by_default_and_in_fact_is_not_written() -> None:
+    """A long study reads a hundred thousand layer plans; most have no pattern."""
+    assert "pattern" not in to_plain(PLAN.layers[0])
+    assert to_plain(MASKED.layers[0])["pattern"] == to_plain(PATTERN)
+    assert to_plain(TRIAL)["plan"] is None, "a field without a default is written"

@@ -13,9 +13,10 @@ T = TypeVar("T")
 
 
 def to_plain(record: Any) -> Any:
-    """`record` as dicts, lists and scalars, ready for `json.dumps`."""
+    """`record` as dicts, lists and scalars, ready for `json.dumps`. A field that is None by default and in fact is left out."""
     if dataclasses.is_dataclass(record):
-        return {f.name: to_plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+        fields = ((field, getattr(record, field.name)) for field in dataclasses.fields(record))
+        return {f.name: to_plain(value) for f, value in fields if value is not None or f.default is not None}
     if isinstance(record, Mapping):
         return {str(key): to_plain(value) for key, value in record.items()}
     if isinstance(record, (tuple, list)):
@@ -54,13 +55,19 @@ def _reader(kind: Any) -> Reader:
 
 
 def _record_reader(kind: Any) -> Reader:
-    @cache
-    def nested() -> dict[str, Reader]:
-        """Worked out on the first use, because a record may hold its own kind."""
-        readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
-        return {name: read for name, read in readers.items() if read is not _as_it_is}
+    nested: list[tuple[str, Reader]] = []
+    known = False
 
-    return lambda plain: kind(**plain | {name: read(plain[name]) for name, read in nested().items() if name in plain})
+    def read(plain: Any) -> Any:
+        nonlocal known
+        if not known:  # not before the first use, because a record may hold its own kind
+            readers = {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
+            nested.extend((name, reader) for name, reader in readers.items() if reader is not _as_it_is)
+            known = True
+        found = {name: reader(plain[name]) for name, reader in nested if plain.get(name) is not None}
+        return kind(**plain | found) if found else kind(**plain)
+
+    return read
 
 
 def _as_it_is(plain: Any) -> Any:
