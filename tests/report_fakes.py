@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from paretune.alike import Alike
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective, Trial
 from paretune.inventory import Group, Inventory, Layer, Member
@@ -205,7 +206,8 @@ def with_rival(findings: Findings, harm: float = 0.004, name: str = "best single
 def everything(findings: Findings) -> Findings:
     """`findings` with all that a study can have."""
     full = with_rival(with_finish(with_notes(with_masks(with_curves(findings)))))
-    return confirmed(full, full.front[0])
+    alike = Alike(criteria=("l1", "l2"), correlations=((1.0, 0.9), (0.9, 1.0)))
+    return replace(confirmed(full, full.front[0]), alike=alike)
 
 
 def _masked(inventory: Inventory) -> Callable[[Trial], Trial]:

@@ -130,7 +130,7 @@ def test_what_a_study_does_not_have_gets_no_section():
     assert charts(text) == [
         "front-0", "front-1", "front-2", "hypervolume", "layers-0", "layers-1", "choices", "stages",
     ]  # fmt: skip
-    gone = {"Beside best single criterion", "Sensitivity curves", "What rules decided"}
+    gone = {"Beside best single criterion", "Sensitivity curves", "What rules decided", "How alike the criteria rank"}
     whole, plain = (Outline(without_library(page(CASES[case]))).headings for case in ("everything", "three objectives"))
     assert set(whole) - set(plain) == gone
     assert set(plain) < set(whole)
