@@ -246,7 +246,9 @@ def test_the_config_can_be_printed(call):
 def test_ctrl_c_writes_the_tables_and_says_how_to_go_on(here):
     words = [*STUDY, "study.trials=500", "+task.slow=true"]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TINY_SLEEP": "0.02"}
-    code = "import sys; from paretune.search.door import main; main(sys.argv[1:])"
+    # A shell's background job, such as this suite may be, ignores SIGINT, and its children inherit that.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; import sys; from paretune.search.door import main; main(sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", code, *words], env=env, stderr=subprocess.PIPE, text=True)
     log = here / "results" / "tiny" / "study.log"
     while not (log.exists() and "trial 2 " in log.read_text()):
