@@ -1,7 +1,7 @@
 """Zeros that stay: a mask as a parametrization of a weight, so that momentum, decay and quantization cannot fill it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from paretune.errors import ParetuneError
 
+Step = TypeVar("Step", bound=nn.Module)
 Masks = Mapping[str, NDArray[np.bool_]]  # layer -> (weight shape), True where a weight stays
 
 
@@ -63,12 +64,22 @@ def attach(model: nn.Module, masks: Masks) -> None:
 
 def mask_module(layer: nn.Module) -> Mask | None:
     """The mask of a layer's weight, if it has one."""
+    return step_of(layer, Mask)
+
+
+def step_of(layer: nn.Module, kind: type[Step]) -> Step | None:
+    """The step of this kind in what a layer's weight goes through, such as its mask or its quantizer, if it has one."""
+    chain = _chain(layer)
+    return None if chain is None else next((step for step in chain if isinstance(step, kind)), None)
+
+
+def _chain(layer: nn.Module) -> parametrize.ParametrizationList | None:
     if not parametrize.is_parametrized(layer, "weight"):
         return None
     assert isinstance(layer.parametrizations, nn.ModuleDict)
     chain = layer.parametrizations["weight"]
     assert isinstance(chain, parametrize.ParametrizationList)
-    return next((step for step in chain if isinstance(step, Mask)), None)
+    return chain
 
 
 def masked_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Mask]]:
@@ -80,11 +91,7 @@ def masked_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Mask]]:
 
 def raw_weight(layer: nn.Module) -> Tensor:
     """The tensor behind a layer's weight, before any mask and quantizer; the weight itself if it has none."""
-    if not parametrize.is_parametrized(layer, "weight"):
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        return weight
-    assert isinstance(layer.parametrizations, nn.ModuleDict)
-    chain = layer.parametrizations["weight"]
-    assert isinstance(chain, parametrize.ParametrizationList)
-    return chain.original
+    chain = _chain(layer)
+    weight = layer.weight if chain is None else chain.original
+    assert isinstance(weight, Tensor)
+    return weight

@@ -19,9 +19,7 @@ from paretune.errors import ImpossiblePlan, ParetuneError, pick
 from paretune.inventory import Inventory
 from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import profile
-from paretune.recipe import Pruning, Rate, Recipe, Wanted
-
-SPARSE = ("unstructured", "pe_block")  # the patterns that remove nothing at a sparsity of 0
+from paretune.recipe import SPARSE, Pruning, Rate, Recipe, Wanted
 
 Curves = Callable[[str, str], Mapping[str, Curve]]  # (criterion, reduction) -> curve by group
 Judge = Callable[[Kept], float]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from paretune.compress.masks import mask_module, raw_weight
+from paretune.compress.masks import mask_module, raw_weight, step_of
 from paretune.errors import ImpossiblePlan
 from paretune.plan import FLOAT, Plan
 
@@ -187,7 +187,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 def weight_codes(layer: nn.Module) -> tuple[NDArray[np.int8], NDArray[np.float32], int]:
     """A quantized layer's codes (weight's shape), positive steps (out,) and bits; masked weights have code 0."""
-    quantizer, mask, weight = _quantizer(layer), mask_module(layer), raw_weight(layer).detach()
+    quantizer, mask, weight = step_of(layer, WeightQuantizer), mask_module(layer), raw_weight(layer).detach()
     assert quantizer is not None
     step = quantizer.positive_step().detach()
     masked = weight if mask is None else weight * mask.mask
@@ -197,13 +197,4 @@ def weight_codes(layer: nn.Module) -> tuple[NDArray[np.int8], NDArray[np.float32
 
 def quantized_weight(layer: nn.Module) -> bool:
     """True if `layer` carries a weight quantizer."""
-    return _quantizer(layer) is not None
-
-
-def _quantizer(layer: nn.Module) -> WeightQuantizer | None:
-    if not parametrize.is_parametrized(layer, "weight"):
-        return None
-    assert isinstance(layer.parametrizations, nn.ModuleDict)
-    chain = layer.parametrizations["weight"]
-    assert isinstance(chain, parametrize.ParametrizationList)
-    return next((step for step in chain if isinstance(step, WeightQuantizer)), None)
+    return step_of(layer, WeightQuantizer) is not None

@@ -11,7 +11,7 @@ from torch import nn
 from paretune.compress.masks import Masks, attach
 from paretune.compress.recover import Seeds, Teacher, Tick, finetune, no_tick, straight
 from paretune.errors import ImpossiblePlan, pick
-from paretune.recipe import Pruning, Recovery, Wanted
+from paretune.recipe import SPARSE, Pruning, Recovery, Wanted
 from paretune.tasks.task import Loss
 
 Scores = Mapping[str, NDArray[Any]]  # layer -> (weight shape), higher stays
@@ -23,7 +23,6 @@ SHARES: dict[str, Callable[[float, float], float]] = {
     "geometric": lambda sparsity, done: 1 - (1 - sparsity) ** done,
     "cubic": lambda sparsity, done: sparsity * (1 - (1 - done) ** 3),
 }
-GRADUAL = ("unstructured", "pe_block")  # the kinds of zeros whose share can rise
 
 
 def sparsity_at(schedule: str, sparsity: float, number: int, rounds: int) -> float:
@@ -99,7 +98,7 @@ def prune_in_training(
 def _wanted(pruning: Pruning, number: int, rounds: int) -> dict[str, Wanted]:
     found = {}
     for name, wanted in pruning.wanted.items():
-        if wanted.kind in GRADUAL:
+        if wanted.kind in SPARSE:
             now = sparsity_at(pruning.schedule, wanted.sparsity, number, rounds)
             found[name] = replace(wanted, sparsity=now)
         elif number == rounds and wanted.kind != "channel":

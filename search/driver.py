@@ -15,7 +15,7 @@ import optuna
 from paretune.compress.planning import Planned, foreseen
 from paretune.conf.settings import Settings
 from paretune.costs.table import MASKED, static_costs
-from paretune.errors import ImpossiblePlan, ParetuneError, first_line
+from paretune.errors import ParetuneError, first_line
 from paretune.export.pack import layout, pack
 from paretune.findings import Trial
 from paretune.outcome import Outcome
@@ -24,7 +24,7 @@ from paretune.plan import DENSE
 from paretune.profile import profile
 from paretune.search.bench import Bench
 from paretune.search.controls import Control
-from paretune.search.evaluate import Clock, Trained, evaluate
+from paretune.search.evaluate import CANNOT, Clock, Trained, evaluate
 from paretune.search.folder import drop_kept, kept_folder, write_json
 from paretune.search.planner import Planner
 from paretune.search.store import Entry, read_trial, rows_of, tell, unfinished
@@ -32,8 +32,6 @@ from paretune.spaces.space import Space
 
 HOPELESS = 10  # trials that fail one after another, with none finished, before the study gives up
 
-# What a recipe may run into; PyTorch reports a lack of memory as RuntimeError. Anything else is a bug.
-CANNOT = (ImpossiblePlan, MemoryError, RuntimeError, ValueError)
 NOTHING = Outcome(status="failed", values={}, seconds={})
 
 log = logging.getLogger("paretune")

@@ -31,6 +31,10 @@ from paretune.tasks.task import Split, score
 
 T = TypeVar("T")
 
+# What a recipe or a plan may run into; anything else is a bug. PyTorch reports a lack of memory, and a model that
+# cannot run after a cut, as RuntimeError or ValueError.
+CANNOT = (ImpossiblePlan, MemoryError, RuntimeError, ValueError)
+
 
 @dataclass
 class Clock:
@@ -85,8 +89,7 @@ def evaluate(plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf) 
         frozen, model = compress(run)
         with clock.stage("score"):
             quality = quality_of(bench, model, bench.task.val, clock)
-    except (ImpossiblePlan, MemoryError, RuntimeError, ValueError) as problem:
-        # PyTorch reports a lack of memory, and a model that cannot run after a cut, as RuntimeError or ValueError.
+    except CANNOT as problem:
         reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
         costs = {} if run.plan.open else static_costs(profile(bench.inventory, run.plan))
         rungs = tuple(run.rungs)

@@ -3,16 +3,15 @@
 from paretune.compress.criteria import CRITERIA
 from paretune.compress.patterns import parse_kind
 from paretune.compress.rates import RATES
+from paretune.compress.schedule import SHARES
 from paretune.costs.table import COSTS, MASKED
 from paretune.errors import ParetuneError, pick
+from paretune.recipe import SPARSE
 from paretune.search.bench import CALIBRATION_IMAGES, Bench
 from paretune.search.gradual import FLIPOUT
 from paretune.spaces.leaf import Fixed
 from paretune.spaces.space import Space
 from paretune.tasks.task import TOP1_ERROR
-
-SPARSE = ("unstructured", "pe_block")  # the patterns that read a sparsity
-IN_ROUNDS = ("geometric", "cubic")
 
 
 def check_sense(space: Space, bench: Bench) -> None:
@@ -83,7 +82,7 @@ def _check_recovery(space: Space) -> None:
     if most > CALIBRATION_IMAGES:
         raise ParetuneError(f"space.recover.images: at most {CALIBRATION_IMAGES} are drawn, got {most}")
     straight = [mode for mode in map(str, space.options("recover/mode")) if "ste_mask" in mode]
-    if straight and not (space.kinds and set(IN_ROUNDS) & set(space.options("mask/schedule"))):
+    if straight and not (space.kinds and set(SHARES) & set(space.options("mask/schedule"))):
         raise ParetuneError(
             f"space.recover.mode: {straight[0]} lets weights come back between rounds, so it needs a pattern and "
             "mask.schedule: geometric or cubic"
@@ -117,7 +116,7 @@ def _check_masks(space: Space) -> None:
         return
     if schedules & set(FLIPOUT) and "layer" in space.options("mask/scope"):
         raise ParetuneError("space.mask.scope: flipout and magnitude rank over all layers; set scope: global")
-    if space.options("mask/rounds") == (0,) and schedules <= set(IN_ROUNDS):
+    if space.options("mask/rounds") == (0,) and schedules <= set(SHARES):
         raise ParetuneError(f"space.mask.rounds: {' and '.join(sorted(schedules))} needs 1 or more, got 0")
 
 

@@ -10,6 +10,7 @@ NORMALISE = ("rank", "min_max")
 REDUCE = ("mean", "sum", "max")
 SCOPES = ("layer", "global")
 LAYOUTS = ("channel_group", "filter")
+SPARSE = ("unstructured", "pe_block")  # patterns that read a sparsity; the others remove a fixed share
 SCHEDULES = ("one_shot", "geometric", "cubic", "flipout", "magnitude")
 
 
