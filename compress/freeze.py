@@ -12,9 +12,10 @@ from paretune.compress.cut import cut
 from paretune.compress.layers import own_floats
 from paretune.compress.masks import mask_module
 from paretune.compress.patterns import mask_of
-from paretune.compress.quantize import ActivationQuantizer, Arguments, quantized_weight, weight_codes, with_input
+from paretune.compress.quantize import Arguments, quantized_weight, weight_codes, weight_quantizer, with_input
+from paretune.compress.quantizer import ActivationQuantizer
 from paretune.errors import ParetuneError
-from paretune.frozen import Frozen, FrozenLayer
+from paretune.frozen import Frozen, FrozenLayer, activation_floats
 from paretune.inventory import Inventory, Layer
 from paretune.plan import FLOAT, LayerPlan, Plan
 
@@ -25,8 +26,8 @@ def freeze(model: nn.Module, inventory: Inventory, plan: Plan) -> Frozen:
     """The arrays of `model`, which `plan` has cut and quantized, as it computes in eval mode.
 
     Raises:
-        ParetuneError: a layer carries other bit-widths or zeros than the plan says, or a norm without running
-            statistics.
+        ParetuneError: a layer carries other bit-widths, quantizers or zeros than the plan says, or a norm without
+            running statistics.
     """
     layers = {layer.name: _freeze_layer(model, layer, plan) for layer in inventory.weighted}
     state = model.state_dict()
@@ -54,39 +55,64 @@ def thaw(dense: nn.Module, inventory: Inventory, plan: Plan, frozen: Frozen) -> 
 
 
 class ActivationRounding(nn.Module):
-    """x → step × clip(round(x / step), low, high), halves to even as ONNX does; no gradient."""
+    """x → step × clip(round(u / step), low, high), u = sign(x) |x|^power, halves to even as ONNX does; no gradient."""
 
     step: Tensor
 
-    def __init__(self, step: float, low: int, high: int) -> None:
+    def __init__(self, step: float, low: int, high: int, power: float = 1.0) -> None:
         super().__init__()
         # A tensor, because dividing by a Python number may turn into multiplying by its reciprocal.
         self.register_buffer("step", torch.tensor(step), persistent=False)
-        self.low, self.high = low, high
+        self.low, self.high, self.power = low, high, power
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.power != 1.0:
+            x = x.sign() * x.abs() ** self.power
         return (x / self.step).round().clamp(self.low, self.high) * self.step
 
 
 def _freeze_layer(model: nn.Module, layer: Layer, plan: Plan) -> FrozenLayer:
     module = model.get_submodule(layer.name)
-    factor, shift = _after(model, layer)
-    codes, scales, weight_bits = _weight(module, factor)
-    quantizer = getattr(module, "activation_quantizer", None)
-    rounding: dict[str, Any] = {}
-    if isinstance(quantizer, ActivationQuantizer):
-        step = float(quantizer.positive_step().detach())
-        rounding = {"activation_bits": quantizer.bits, "step": step, "low": quantizer.low, "high": quantizer.high}
-    found = LayerPlan(layer=layer.name, weight_bits=weight_bits, activation_bits=rounding.get("activation_bits", FLOAT))
     wanted = plan.bits.get(layer.name, LayerPlan(layer=layer.name))
-    if found != (bits := replace(wanted, pattern=None)):
-        raise ParetuneError(f"the plan asks for {bits}, the model carries {found}; freeze it with its own plan")
-    codes = _masked(module, wanted, codes)
+    _check(module, wanted)
+    factor, shift = _after(model, layer)
     plain = layer.norm is None and module.bias is None
-    bias = None if plain else shift.astype(np.float32)
-    return FrozenLayer(
-        codes=codes, scales=scales, bias=bias, weight_bits=weight_bits, pattern=wanted.pattern, **rounding
-    )
+    frozen = replace(_weight(module, factor), bias=None if plain else shift.astype(np.float32), **_rounding(module))
+    codes = _masked(module, wanted, frozen.codes)
+    return replace(frozen, codes=codes, pattern=wanted.pattern, encoding=wanted.encoding)
+
+
+def _check(module: nn.Module, wanted: LayerPlan) -> None:
+    """Nothing, if the layer carries the bits and quantizers that its plan names, if any."""
+    found = LayerPlan(layer=wanted.layer)
+    if (weight := weight_quantizer(module)) is not None:
+        found = replace(found, weight_bits=weight.bits, weight_quantizer=weight.name)
+    if (activation := _activation(module)) is not None:
+        found = replace(found, activation_bits=activation.bits, activation_quantizer=activation.name)
+    asked = LayerPlan(layer=wanted.layer)
+    if wanted.weight_bits < FLOAT:
+        asked = replace(asked, weight_bits=wanted.weight_bits, weight_quantizer=wanted.weight_quantizer)
+    if wanted.activation_bits < FLOAT:
+        asked = replace(asked, activation_bits=wanted.activation_bits, activation_quantizer=wanted.activation_quantizer)
+    if found != asked:
+        raise ParetuneError(f"the plan asks for {asked}, the model carries {found}; freeze it with its own plan")
+
+
+def _activation(module: nn.Module) -> ActivationQuantizer | None:
+    quantizer = getattr(module, "activation_quantizer", None)
+    return quantizer if isinstance(quantizer, ActivationQuantizer) else None
+
+
+def _rounding(module: nn.Module) -> dict[str, Any]:
+    """What a frozen layer says about the activation it reads, as its fields; nothing for a float one."""
+    quantizer = _activation(module)
+    if quantizer is None:
+        return {}
+    return {
+        "activation_bits": quantizer.bits, "step": float(quantizer.positive_step().detach()), "low": quantizer.low,
+        "high": quantizer.high, "power": quantizer.power(),
+        "exponent": activation_floats(quantizer.name, quantizer.bits) > 1,
+    }  # fmt: skip
 
 
 def _masked(module: nn.Module, wanted: LayerPlan, codes: NDArray[Any]) -> NDArray[Any]:
@@ -122,19 +148,32 @@ def _after(model: nn.Module, layer: Layer) -> tuple[Doubles, Doubles]:
     return factor, beta + (shift - _float64(norm.running_mean)) * factor
 
 
-def _weight(module: nn.Module, factor: Doubles) -> tuple[NDArray[Any], NDArray[np.float32], int]:
-    """The layer's weight times `factor`: codes, scales and bits, or float weights, no scales and 32."""
+def _weight(module: nn.Module, factor: Doubles) -> FrozenLayer:
+    """The layer's weight times `factor` (out,), without bias and activation."""
     if not quantized_weight(module):
         raw = _float64(module.weight)  # type: ignore[arg-type]
-        folded = (raw * factor.reshape(-1, *[1] * (raw.ndim - 1))).astype(np.float32)
-        return folded, np.empty(0, np.float32), FLOAT
-    codes, steps, bits = weight_codes(module)
-    scales = (steps * np.abs(factor)).astype(np.float32)
-    # A channel that the norm switches off: zero codes, since not every runtime takes a scale of zero.
+        folded = (raw * _columns(factor, raw)).astype(np.float32) + np.float32(0)  # no -0.0, which is no zero in a file
+        return FrozenLayer(codes=folded, scales=np.empty(0, np.float32), bias=None)
+    found = weight_codes(module)
+    # The levels of a codebook are not symmetric, so that a sign cannot move into its codes.
+    codebook = found.grid == "codebook"
+    scales = (found.scales * (factor if codebook else np.abs(factor))).astype(np.float32)
+    signs = np.ones(len(factor), np.int8) if codebook else np.where(factor < 0, -1, 1).astype(np.int8)
+    # A channel that the norm switches off gets codes of zero, since not every runtime takes a scale of zero.
     dead = scales == 0
-    signs = np.where(dead, 0, np.sign(factor)).astype(np.int8)
-    codes = codes * signs.reshape(-1, *[1] * (codes.ndim - 1))
-    return codes, np.where(dead, steps, scales), bits
+    if found.bits == 1:
+        scales = np.where(dead, np.finfo(np.float32).tiny, scales)  # a sign alone cannot say zero
+    else:
+        scales, signs = np.where(dead, found.scales, scales), np.where(dead, 0, signs).astype(np.int8)
+    return FrozenLayer(
+        codes=found.codes * _columns(signs, found.codes), scales=scales, bias=None, weight_bits=found.bits,
+        grid=found.grid, levels=found.levels,
+    )  # fmt: skip
+
+
+def _columns(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """(out,) values as (out, 1, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _rest_keys(model: nn.Module, inventory: Inventory) -> list[str]:
@@ -158,7 +197,7 @@ def _thaw_layer(module: Any, name: str, layer: FrozenLayer) -> None:
     bias = None if layer.bias is None else torch.from_numpy(layer.bias.copy()).to(device)
     module.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     if layer.activation_bits < FLOAT:
-        module.activation_rounding = ActivationRounding(layer.step, layer.low, layer.high).to(device)
+        module.activation_rounding = ActivationRounding(layer.step, layer.low, layer.high, layer.power).to(device)
         module.register_forward_pre_hook(_round_input, with_kwargs=True)
 
 

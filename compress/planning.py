@@ -1,6 +1,6 @@
 """From a recipe to a plan: which channels of every group stay, and where the zeros of every layer are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +12,15 @@ from paretune.compress.masks import Masks
 from paretune.compress.narrow import narrow, slice_weight
 from paretune.compress.partition import partition
 from paretune.compress.patterns import global_masks, index_bytes_of, kept_weights, mask_for, mask_of, pattern_of
+from paretune.compress.quantizers import ACTIVATIONS, WEIGHTS
 from paretune.compress.rates import RATES, Answer, Ground, Kept, choose_units
 from paretune.costs.table import COSTS
 from paretune.curve import Curve
 from paretune.errors import ImpossiblePlan, ParetuneError, pick
 from paretune.inventory import Inventory
-from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
+from paretune.plan import DENSE, FLOAT, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import profile
-from paretune.recipe import SPARSE, Pruning, Rate, Recipe, Wanted
+from paretune.recipe import LASSO, SPARSE, Pruning, Quantizing, Rate, Recipe, Wanted
 
 Curves = Callable[[str, str], Mapping[str, Curve]]  # (criterion, reduction) -> curve by group
 Judge = Callable[[Kept], float]
@@ -178,28 +179,48 @@ def stored(wanted: Mapping[str, Wanted], found: Found) -> dict[str, Pattern]:
 
 
 def _plan(recipe: Recipe, inventory: Inventory, kept: Kept, patterns: Mapping[str, Pattern]) -> Plan:
-    layers = tuple(
-        LayerPlan(
-            layer=layer.name,
-            weight_bits=recipe.weight_bits[layer.name],
-            activation_bits=recipe.activation_bits[layer.name],
-            pattern=patterns.get(layer.name),
-        )
-        for layer in inventory.weighted
-    )
+    layers = tuple(_layer_plan(recipe, layer.name, patterns.get(layer.name)) for layer in inventory.weighted)
     groups = tuple(
         GroupPlan(group=group.name, kept=tuple(kept[group.name])) for group in inventory.groups if group.name in kept
     )
-    return Plan(groups=groups, layers=layers, recovery=recipe.recovery, pruning=_pruning(recipe))
+    return Plan(
+        groups=groups, layers=layers, recovery=recipe.recovery, pruning=_pruning(recipe),
+        quantizing=_quantizing(recipe.quantizing, layers), joint=recipe.joint,
+    )  # fmt: skip
+
+
+def _layer_plan(recipe: Recipe, name: str, pattern: Pattern | None) -> LayerPlan:
+    """The layer's part of a plan. What stays float names no quantizer, so that equal models have equal plans."""
+    rounds = {"weight": recipe.weight_bits[name] < FLOAT, "activation": recipe.activation_bits[name] < FLOAT}
+    return LayerPlan(
+        layer=name,
+        weight_bits=recipe.weight_bits[name],
+        activation_bits=recipe.activation_bits[name],
+        pattern=pattern,
+        weight_quantizer=recipe.weight_quantizers.get(name, "lsq") if rounds["weight"] else "lsq",
+        activation_quantizer=recipe.activation_quantizers.get(name, "lsq") if rounds["activation"] else "lsq",
+        encoding=recipe.encodings.get(name, "cheapest"),
+    )
+
+
+def _quantizing(asked: Quantizing, layers: Sequence[LayerPlan]) -> Quantizing | None:
+    """The settings that a quantizer of the plan reads, the others at their defaults; None if all are."""
+    used = {WEIGHTS[row.weight_quantizer].reads for row in layers if row.weight_quantizer in WEIGHTS}
+    used |= {ACTIVATIONS[row.activation_quantizer].reads for row in layers if row.activation_quantizer in ACTIVATIONS}
+    read = {name: getattr(asked, name) for names in used for name in names}
+    found = Quantizing(**read)
+    return None if found == Quantizing() else found
 
 
 def _pruning(recipe: Recipe) -> Pruning | None:
     masking = recipe.masking
-    wanted = {name: want for name, want in recipe.wanted.items() if want.sparsity or want.kind not in SPARSE}
+    natural = masking.schedule in LASSO  # blocks may become zeros without being asked to
+    wanted = {name: w for name, w in recipe.wanted.items() if natural or w.sparsity or w.kind not in SPARSE}
     if masking.schedule == "one_shot" or not wanted:
         return None
     return Pruning(
         schedule=masking.schedule, rounds=masking.rounds, epochs=masking.epochs, lr=masking.lr, wanted=wanted,
         blends={name: recipe.blends[name] for name in wanted}, scope=masking.scope, noise=masking.noise,
         power=masking.power, minimum=recipe.keep.minimum,
+        penalty=masking.penalty if masking.schedule in LASSO else None,
     )  # fmt: skip

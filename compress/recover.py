@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from paretune.compress.hints import Hints, reading
 from paretune.compress.masks import masked_layers
+from paretune.compress.quantize import tell_quantizers
 from paretune.errors import ImpossiblePlan, ParetuneError, pick
 from paretune.recipe import DISTILL, MODES, Recovery
 from paretune.tasks.task import Loss, Split
@@ -21,6 +22,7 @@ CACHE_VALUES = 64_000_000  # teacher outputs and features kept in memory, in flo
 Norm = nn.modules.batchnorm._BatchNorm
 Tick = Callable[[], None]
 Seeds = Callable[[int], int]
+Penalty = Callable[[nn.Module], Tensor]  # a scalar that the loss gets on top
 
 
 def no_tick() -> None:
@@ -150,14 +152,17 @@ def finetune(
     tick: Tick = no_tick,
     watcher: Watcher | None = None,
     kept: Sequence[int] | None = None,
+    penalty: Penalty | None = None,
+    parameters: Callable[[nn.Module], list[dict[str, object]]] | None = None,
 ) -> None:
     """Train `model` in place for `recovery.epochs`: SGD with momentum 0.9, warm-up over a tenth, then cosine.
 
-    `seeds(epoch)` fixes each epoch's order and augmentation. `tick` is called before every batch and may
-    raise to stop. `kept[i]` is the teacher's feature that the student's i-th one was (see `hints.kept_inputs`).
-    The mode `ste_mask` lets masked weights learn, though the forward stays masked; they keep what they learned behind
-    the mask. In the mode `bn_frozen` batch norms use, and keep, the running statistics they came with; their scale and
-    shift still learn.
+    `seeds(epoch)` fixes each epoch's order and augmentation. `tick` is called before every batch and may raise to stop.
+    `kept[i]` is the teacher's feature that the student's i-th one was (see `hints.kept_inputs`). The mode `ste_mask`
+    lets masked weights learn, though the forward stays masked; they keep what they learned behind the mask. In the mode
+    `bn_frozen` batch norms use, and keep, the running statistics they came with; their scale and shift still learn.
+    `penalty(model)` is added to the loss. `parameters(model)` gives the optimizer's groups, which may have learning
+    rates of their own; by default everything learns, and weights decay.
 
     Raises:
         ImpossiblePlan: the loss is not finite.
@@ -171,9 +176,11 @@ def finetune(
     hints = Hints(model, teacher.model, teacher.hint_layer, kept) if "hints" in distill else None
     study = _Studying(recovery=recovery, loss=loss, distill=distill, hints=hints)
     watcher = watcher or Watcher()
-    groups = _parameters(model) + ([{"params": list(hints.adapter.parameters()), "weight_decay": 0.0}] if hints else [])
+    groups = (parameters or parameter_groups)(model) + (
+        [{"params": list(hints.adapter.parameters()), "weight_decay": 0.0}] if hints else []
+    )
     optimizer = torch.optim.SGD(groups, lr=recovery.lr, momentum=0.9, nesterov=True)
-    steps = recovery.epochs * teacher.split.steps()
+    steps, step = recovery.epochs * teacher.split.steps(), 0
     # The middle of each step: at its start the first would have a learning rate of zero.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _shape((step + 0.5) / max(1, steps)))
     for epoch in range(recovery.epochs):
@@ -184,7 +191,10 @@ def finetune(
         ):
             for inputs, targets, lesson in _epoch(teacher, distill, seeds(epoch)):
                 tick()
+                tell_quantizers(model, step / max(1, steps))
                 value = study.value(model, inputs, targets, lesson)
+                if penalty is not None:
+                    value = value + penalty(model)
                 if not math.isfinite(value.item()):
                     raise ImpossiblePlan(f"the loss became {value.item()} in epoch {epoch + 1} at lr {recovery.lr:g}")
                 optimizer.zero_grad(set_to_none=True)
@@ -193,7 +203,9 @@ def finetune(
                 optimizer.step()
                 watcher.on_step(model)
                 schedule.step()
+                step += 1
         watcher.on_epoch(epoch)
+    tell_quantizers(model, 1.0)
 
 
 def _parts(known: Sequence[str], asked: str, kind: str) -> list[str]:
@@ -282,7 +294,7 @@ def _shape(done: float) -> float:
     return done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
 
 
-def _parameters(model: nn.Module) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module) -> list[dict[str, object]]:
     """Weight decay for weights only: biases, norms and quantization steps are left alone."""
     weights = [p for p in model.parameters() if p.ndim > 1 and p.numel() > p.shape[0]]
     chosen = set(map(id, weights))

@@ -1,13 +1,13 @@
-"""Static costs: plain arithmetic over a profile, known exactly before any training."""
+"""Static costs: plain arithmetic over a profile; what zeros bring down is known exactly once the codes are."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
 
+from paretune.costs.storage import stored_bytes
 from paretune.findings import Objective
 from paretune.frozen import HEADER_BYTES
 from paretune.plan import FLOAT
-from paretune.profile import Profile, Row
+from paretune.profile import Profile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,20 +24,22 @@ def params(rows: Profile) -> int:
 
 
 def nonzeros(rows: Profile) -> int:
-    """Learnable numbers that no mask has set to zero."""
+    """Learnable numbers that neither a mask nor, once that is known, rounding has set to zero."""
     return sum(row.params - row.weights + row.nonzeros for row in rows)
 
 
 def size_bytes(rows: Profile) -> int:
-    """Bytes of the packed weight file: codes at their bit-width, each layer starting on a byte, float32
-    scales, biases, activation steps and whatever is not quantized, and the file's header. A masked layer stores its
-    non-zeros and where they are.
+    """Bytes of the packed weight file: every weight in its encoding, each starting on a byte, float32 scales, biases,
+    activation steps and whatever is not a layer's weight, and the file's header. Of a plan that is not trained yet it
+    is an upper bound: see `paretune.costs.storage.stored_bytes`.
     """
-    return HEADER_BYTES + sum(_row_bytes(row) for row in rows)
+    return HEADER_BYTES + sum(stored_bytes(row) + 4 * (row.scales + row.floats) for row in rows)
 
 
-def _row_bytes(row: Row) -> int:
-    return row.index_bytes + ceil(row.nonzeros * row.weight_bits / 8) + 4 * (row.scales + row.floats)
+def least_bytes(rows: Profile) -> int:
+    """Bytes that the packed file takes in any case: all but the weights that training turns into codes."""
+    floats = HEADER_BYTES + sum(4 * (row.scales + row.floats) for row in rows)
+    return floats + sum(stored_bytes(row) for row in rows if row.weight_bits == FLOAT and not row.pattern)
 
 
 def macs(rows: Profile) -> int:
@@ -73,12 +75,22 @@ COSTS: Mapping[str, Cost] = {
     cost.objective.name: cost
     for cost in (
         _cost("params", "parameters", "learnable numbers left", params),
-        _cost("nonzeros", "parameters", "learnable numbers left that no mask has set to zero", nonzeros),
-        _cost("size_bytes", "bytes", "packed weight file: codes, float32 scales and biases, header", size_bytes),
+        _cost(
+            "nonzeros",
+            "parameters",
+            "learnable numbers left that neither a mask nor rounding has set to zero",
+            nonzeros,
+        ),
+        _cost(
+            "size_bytes",
+            "bytes",
+            "packed weight file: weights as they are encoded, float32 scales and biases, header",
+            size_bytes,
+        ),
         _cost("macs", "MACs", "multiply-adds of one sample through conv and linear layers", macs),
-        _cost("effective_macs", "MACs", "MACs without those of masked weights", effective_macs),
+        _cost("effective_macs", "MACs", "MACs without those of weights that are zero", effective_macs),
         _cost("bops", "bit-operations", f"Σ MACs × weight bits × activation bits, {FLOAT} for float", bops),
-        _cost("effective_bops", "bit-operations", "bops without those of masked weights", effective_bops),
+        _cost("effective_bops", "bit-operations", "bops without those of weights that are zero", effective_bops),
     )
 }
 

@@ -13,32 +13,32 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from paretune.compress.freeze import freeze, thaw
 from paretune.compress.quantize import calibrate, quantize
 from paretune.errors import ParetuneError, first_line
+from paretune.export.grids import input_grid, least_opset, rounding, stored_numbers, stored_type
 from paretune.frozen import Frozen, FrozenLayer
 from paretune.inventory import Inventory
 from paretune.plan import FLOAT, LayerPlan, Plan
 
 MATMULS = ("Conv", "Gemm", "MatMul")  # the nodes a layer can become; each reads data, weight (, bias)
-INT4_OPSET, INT2_OPSET = 21, 25
 
 
 def to_onnx(model: nn.Module, frozen: Frozen, example: Tensor) -> onnx.ModelProto:
     """The graph of `model` (thawed from `frozen`), "input" (n, ...) to "logits" (n, ...).
 
     `example` is one batch of any size. Weights are stored in the narrowest type that holds them
-    (2 bits: INT2, 3 and 4: INT4, 5 to 8: INT8) as `<layer>.weight_codes` with one float scale per output channel;
-    a layer that reads quantized activations gets QuantizeLinear, DequantizeLinear and Clip before it.
+    (1 and 2 bits: INT2, 3 and 4: INT4, 5 to 8: INT8) as `<layer>.weight_codes` with one float scale per output channel;
+    those that ONNX cannot hold (`held_as_float`) as the quantized values in float32. A layer that reads quantized
+    activations gets QuantizeLinear, DequantizeLinear and Clip before it.
 
     Raises:
         ParetuneError: the exporter cannot trace the model, or a layer is not to be found in its graph.
     """
-    opset = INT2_OPSET if any(layer.weight_bits == 2 for layer in frozen.layers.values()) else INT4_OPSET
-    proto = _traced(_Open(model, frozen), example, opset)
+    proto = _traced(_Open(model, frozen), example, least_opset(frozen))
     _strip(proto)
     for name, layer in frozen.layers.items():
         _store_weight(proto.graph, name, layer)
@@ -170,16 +170,16 @@ def _store_weight(graph: onnx.GraphProto, name: str, layer: FrozenLayer) -> None
     """Put the layer's weight where the graph reads it as an input, dequantized under the name `<layer>.weight`."""
     weight, turned = f"{name}.weight", _turned(graph, f"{name}.weight")
     _close(graph, weight)
-    codes = np.ascontiguousarray(layer.codes.T if turned else layer.codes)
-    if layer.weight_bits == FLOAT:
+    numbers, scales = stored_numbers(layer)
+    codes, kind = np.ascontiguousarray(numbers.T if turned else numbers), stored_type(layer)
+    if kind is None:
         stored = f"{weight}_turned" if turned else weight
         _rename(graph, weight, stored)
         graph.initializer.append(numpy_helper.from_array(codes, stored))
         return
-    kind = {2: TensorProto.INT2, 3: TensorProto.INT4, 4: TensorProto.INT4}.get(layer.weight_bits, TensorProto.INT8)
     whole = codes.astype(helper.tensor_dtype_to_np_dtype(kind))
     graph.initializer.append(numpy_helper.from_array(whole, f"{weight}_codes"))
-    graph.initializer.append(numpy_helper.from_array(layer.scales, f"{weight}_scale"))
+    graph.initializer.append(numpy_helper.from_array(scales, f"{weight}_scale"))
     levels = f"{weight}_levels" if turned else weight
     nodes = [
         helper.make_node(
@@ -244,38 +244,12 @@ def _store_steps(graph: onnx.GraphProto, frozen: Frozen, readers: dict[str, list
             continue
         graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in input_grid(name, layer).items())
         for call, node in enumerate(readers[name]):
-            added = _rounding(name, node.input[0], f".{call}" if call else "")
+            added = rounding(name, layer, node.input[0], f".{call}" if call else "")
             node.input[0] = added[-1].output[0]
             before[node.output[0]] = added
     ordered = [new for node in graph.node for new in (*before.get(node.output[0], ()), node)]
     graph.ClearField("node")
     graph.node.extend(ordered)
-
-
-def input_grid(name: str, layer: FrozenLayer) -> dict[str, NDArray[Any]]:
-    """What the rounding of a layer's input reads, by initializer: step, zero, lowest and highest value; or nothing."""
-    if layer.activation_bits == FLOAT:
-        return {}
-    step = np.float32(layer.step)
-    zero = (np.uint8 if layer.low == 0 else np.int8)(0)
-    grid = {"step": step, "zero": zero, "low": step * np.float32(layer.low), "high": step * np.float32(layer.high)}
-    return {f"{name}.input_{key}": np.asarray(value) for key, value in grid.items()}
-
-
-def _rounding(name: str, data: str, call: str) -> list[NodeProto]:
-    """QuantizeLinear, DequantizeLinear and Clip from `data` on: step × clip(round(data / step), low, high).
-
-    Clip comes last, even where it changes nothing, because it keeps a runtime from matching the layer as an
-    integer one. With Clip first, onnxruntime 1.31 rounded biases, took integer kernels at 8 bits for both, and did not
-    load 2-bit weights with 8-bit activations: in some nets other classes than measured (benchmarks/onnx_order.md).
-    """
-    grid = [f"{name}.input_step", f"{name}.input_zero"]
-    codes, rounded, clipped = (f"{name}.input_{part}{call}" for part in ("codes", "rounded", "clipped"))
-    return [
-        helper.make_node("QuantizeLinear", [data, *grid], [codes], f"{name}.round{call}"),
-        helper.make_node("DequantizeLinear", [codes, *grid], [rounded], f"{name}.unround{call}"),
-        helper.make_node("Clip", [rounded, f"{name}.input_low", f"{name}.input_high"], [clipped], f"{name}.clip{call}"),
-    ]
 
 
 def _attribute(node: NodeProto, name: str) -> int:

@@ -1,9 +1,7 @@
 """A frozen model as one safetensors file of two tensors, and the table that says what lies where.
 
-"codes" holds, layer by layer and each starting on a byte: where the weights of a masked layer are (`index_of` its
-pattern), then a quantized layer's bits, code + offset, little-endian. "floats" holds what stays float32: per layer
-(float weights) scales, bias, activation step; then the rest. Of a masked layer only the weights that its pattern leaves
-are stored, as codes or as floats, in C order; of a partition one block after another, each in C order.
+"codes" holds, layer by layer and each starting on a byte, the weights in their encodings (`paretune.export.encodings`).
+"floats" holds what stays float32: per layer scales, levels, bias, activation step and power; then the rest.
 """
 
 import base64
@@ -16,29 +14,28 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from paretune.compress.coded import entropy_of, whole_numbers
 from paretune.compress.partition import blocks
-from paretune.compress.patterns import index_of, mask_of
-from paretune.compress.quantize import weight_levels
+from paretune.compress.patterns import mask_of
 from paretune.errors import ParetuneError
+from paretune.export.encodings import ENCODINGS, encoded
 from paretune.frozen import HEADER_BYTES, Frozen, FrozenLayer
 from paretune.plan import FLOAT, Pattern
-from paretune.records import to_plain
 
+FORMAT = 3  # of the layout; 1 knew no patterns, 2 no encodings, and neither says its number
 Floats = NDArray[np.float32]
 
 
 def pack(frozen: Frozen) -> bytes:
-    """The file: `HEADER_BYTES`, then four bytes per float, then the packed codes.
-
-    A layer takes index bytes + ⌈stored weights × bits / 8⌉ + 4 × (scales, bias and step) bytes; without a pattern
-    it has no index bytes and stores every weight.
+    """The file: `HEADER_BYTES`, then four bytes per float, then the encoded weights, the smallest way or as asked.
 
     Raises:
         ParetuneError: a code that does not fit its layer's bits, or a weight where the pattern has a zero; names the
             layer.
+        ImpossiblePlan: a layer asks for an encoding that does not fit it.
     """
-    codes = b"".join(_codes(name, layer) for name, layer in frozen.layers.items())
-    floats = [_floats(name, layer) for name, layer in frozen.layers.items()]
+    codes = b"".join(encoded(name, layer)[1] for name, layer in frozen.layers.items())
+    floats = [_floats(layer) for layer in frozen.layers.values()]
     floats += [array.ravel() for array in frozen.rest.values()]
     blob = save({
         "codes": np.frombuffer(codes, np.uint8),
@@ -53,19 +50,18 @@ def pack(frozen: Frozen) -> bytes:
 def layout(frozen: Frozen) -> dict[str, Any]:
     """What lies where in `pack(frozen)`: a plain dict, ready for JSON.
 
-    A layer's row holds its shape, bits, activation range, where its bytes in "codes" and its numbers in "floats" start,
-    how many there are, and the CRC-32 of both. Its "pattern" is null, or the `Pattern` but for the position
-    information, which is the first `index_bytes` of its bytes. A row of "rest" is one float tensor of the state.
+    A layer's row holds how its weight is stored (`paretune.export.encodings.storage_row`), its grid and activation
+    range, where its bytes in "codes" and its numbers in "floats" start, how many there are (of these: scales, levels,
+    biases), and the CRC-32 of both. A row of "rest" is one float tensor of the state.
     """
     rows, rest, codes_at, floats_at = [], [], 0, 0
     for name, layer in frozen.layers.items():
-        codes, floats = _codes(name, layer), _floats(name, layer)
+        (row, codes), floats = encoded(name, layer), _floats(layer)
         rows.append({
-            "name": name, "shape": list(layer.codes.shape), "bias": layer.bias is not None,
-            "weight_bits": layer.weight_bits, "activation_bits": layer.activation_bits,
-            "low": layer.low, "high": layer.high, "pattern": _pattern_row(layer.pattern),
-            "codes_at": codes_at, "codes_bytes": len(codes), "floats_at": floats_at, "floats": len(floats),
-            "crc32": _crc(codes, floats),
+            "name": name, **row, "grid": layer.grid, "scales": layer.scales.size, "levels": layer.levels.size,
+            "biases": 0 if layer.bias is None else layer.bias.size, "activation_bits": layer.activation_bits,
+            "low": layer.low, "high": layer.high, "exponent": layer.exponent, "codes_at": codes_at,
+            "codes_bytes": len(codes), "floats_at": floats_at, "floats": len(floats), "crc32": _crc(codes, floats),
         })  # fmt: skip
         codes_at, floats_at = codes_at + len(codes), floats_at + len(floats)
     for name, array in frozen.rest.items():
@@ -74,73 +70,54 @@ def layout(frozen: Frozen) -> dict[str, Any]:
             "floats_at": floats_at, "floats": array.size, "crc32": _crc(b"", array),
         })  # fmt: skip
         floats_at += array.size
-    return {"codes_bytes": codes_at, "floats": floats_at, "layers": rows, "rest": rest}
+    return {"format": FORMAT, "codes_bytes": codes_at, "floats": floats_at, "layers": rows, "rest": rest}
+
+
+def storage_table(frozen: Frozen) -> list[dict[str, Any]]:
+    """How every layer's weight is stored, without its scales: plain rows, sizes in bytes.
+
+    `raw` is at the layer's bits, `raw_2_bit` what one or two bits would take in two (None for others), `stored` what
+    the file holds, `entropy` what independent coding of the numbers cannot go below (None for float weights).
+    """
+    rows = []
+    for name, layer in frozen.layers.items():
+        row, codes = encoded(name, layer)
+        counts, bits = np.unique(whole_numbers(layer), return_counts=True)[1], layer.weight_bits
+        rows.append({
+            "layer": name, "encoding": row["encoding"], "weight_bits": bits, "weights": layer.codes.size,
+            "nonzeros": row["nonzeros"], "raw": -(-layer.codes.size * bits // 8),
+            "raw_2_bit": -(-layer.codes.size // 4) if bits <= 2 else None, "stored": len(codes),
+            "entropy": None if bits == FLOAT else entropy_of(counts) / 8,
+        })  # fmt: skip
+    return rows
 
 
 def unpack(blob: bytes, layout: dict[str, Any]) -> Frozen:
-    """The frozen model again, exactly; a layout from before there were patterns is read as one without.
+    """The frozen model again, exactly, but for a pattern that the encoding does not hold: the plan knows it.
+
+    Every layer has the encoding that the file has. A layout of format 1 or 2 is read, too.
 
     Raises:
-        ParetuneError: missing or changed bytes; names the first layer or tensor that is hit.
+        ParetuneError: missing or changed bytes; names the first layer or tensor that is hit. Or a newer format.
     """
+    version = layout.get("format", 2)
+    if version > FORMAT:
+        raise ParetuneError(f"the layout has format {version}, this paretune reads up to {FORMAT}; update paretune")
     codes, floats = _tensors(blob, layout)
     layers, rest = {}, {}
     for row in layout["layers"]:
         own_codes, own_floats = _slices(row, codes, floats)
-        layers[row["name"]] = _layer(row, own_codes, own_floats)
+        layers[row["name"]] = (_layer if version == FORMAT else _old_layer)(row, own_codes, own_floats)
     for row in layout["rest"]:
         rest[row["name"]] = _slices(row, codes, floats)[1].reshape(row["shape"])
     return Frozen(layers=layers, rest=rest)
 
 
-def _codes(name: str, layer: FrozenLayer) -> bytes:
-    """The layer's index, then its stored codes, shifted to start at zero, `weight_bits` bits each."""
-    index = b"" if layer.pattern is None else index_of(layer.pattern)
-    if layer.weight_bits == FLOAT:
-        return index
-    offset = weight_levels(layer.weight_bits)
-    whole = _stored(name, layer).astype(np.int16).reshape(-1, 1)
-    if np.abs(whole).max(initial=0) > offset:
-        raise ParetuneError(f"layer '{name}' holds codes beyond ±{offset}, which do not fit {layer.weight_bits} bits")
-    bits = np.unpackbits((whole + offset).astype(np.uint8), axis=1, bitorder="little")
-    return index + np.packbits(bits[:, : layer.weight_bits], bitorder="little").tobytes()
-
-
-def _decoded(packed: bytes, weights: int, weight_bits: int) -> NDArray[np.int8]:
-    count = weights * weight_bits
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=count, bitorder="little").reshape(-1, weight_bits)
-    whole = np.packbits(bits, axis=1, bitorder="little").astype(np.int16)
-    return (whole - weight_levels(weight_bits)).astype(np.int8).ravel()
-
-
-def _stored(name: str, layer: FrozenLayer) -> NDArray[Any]:
-    """The weights that the file holds, in its order, (stored,)."""
-    if layer.pattern is None:
-        return layer.codes.ravel()
-    stored: NDArray[Any] = layer.codes.ravel()[_places(layer.pattern, layer.codes.shape)]
-    lost = np.count_nonzero(layer.codes) - np.count_nonzero(stored)
-    if lost:
-        raise ParetuneError(f"layer '{name}' holds {lost} weights where its pattern '{layer.pattern.kind}' has zeros")
-    return stored
-
-
-def _places(pattern: Pattern, shape: tuple[int, ...]) -> NDArray[np.intp]:
-    """Where the stored weights lie in the flat weight, in the order of the file."""
-    if pattern.kind != "partition":
-        return np.flatnonzero(mask_of(pattern, shape))
-    places: NDArray[np.intp] = blocks(np.arange(prod(shape)).reshape(shape), pattern)[0].ravel()
-    return places
-
-
-def _pattern_row(pattern: Pattern | None) -> dict[str, Any] | None:
-    return None if pattern is None else {key: value for key, value in to_plain(pattern).items() if key != "stored"}
-
-
-def _floats(name: str, layer: FrozenLayer) -> Floats:
-    weights = _stored(name, layer) if layer.weight_bits == FLOAT else np.empty(0)
+def _floats(layer: FrozenLayer) -> Floats:
     bias = np.empty(0) if layer.bias is None else layer.bias
-    step = [layer.step] if layer.activation_bits < FLOAT else []
-    return np.concatenate([weights, layer.scales, bias, step], dtype=np.float32, casting="unsafe")
+    rounding = [layer.step, layer.power] if layer.exponent else [layer.step]
+    told = rounding if layer.activation_bits < FLOAT else []
+    return np.concatenate([layer.scales, layer.levels, bias, told], dtype=np.float32, casting="unsafe")
 
 
 def _crc(codes: bytes, floats: Floats) -> int:
@@ -176,17 +153,14 @@ def _slices(row: dict[str, Any], codes: bytes, floats: Floats) -> tuple[bytes, F
 
 
 def _layer(row: dict[str, Any], codes: bytes, floats: Floats) -> FrozenLayer:
-    shape, bits, pattern = tuple(row["shape"]), row["weight_bits"], _pattern(row, codes)
-    quantized, count = bits < FLOAT, pattern.nonzeros if pattern else prod(shape)
-    weights, scales, bias, step = np.split(floats, np.cumsum([
-        0 if quantized else count, shape[0] if quantized else 0, shape[0] if row["bias"] else 0
-    ]))  # fmt: skip
-    stored = _decoded(codes[pattern.index_bytes if pattern else 0 :], count, bits) if quantized else weights
+    ends = np.cumsum([row["scales"], row["levels"], row["biases"]])
+    scales, levels, bias, rounding = np.split(floats, ends)
     return FrozenLayer(
-        codes=_spread(stored, shape, pattern), scales=scales,
-        bias=bias if row["bias"] else None, weight_bits=bits, activation_bits=row["activation_bits"],
-        step=float(step[0]) if row["activation_bits"] < FLOAT else 0.0, low=row["low"], high=row["high"],
-        pattern=pattern,
+        codes=ENCODINGS[row["encoding"]].decode(codes, row), scales=scales, levels=levels, grid=row["grid"],
+        bias=bias if row["biases"] else None, weight_bits=row["weight_bits"], activation_bits=row["activation_bits"],
+        step=float(rounding[0]) if rounding.size else 0.0, low=row["low"], high=row["high"],
+        power=float(rounding[1]) if rounding.size > 1 else 1.0, exponent=row["exponent"],
+        pattern=_pattern(row, codes), encoding=row["encoding"],
     )  # fmt: skip
 
 
@@ -197,10 +171,31 @@ def _pattern(row: dict[str, Any], codes: bytes) -> Pattern | None:
     return Pattern(**facts, stored=base64.b64encode(codes[: facts["index_bytes"]]).decode())
 
 
+def _old_layer(row: dict[str, Any], codes: bytes, floats: Floats) -> FrozenLayer:
+    """A layer of format 1 or 2: a pattern's index, then the weights it leaves, dense; float weights are in "floats".
+
+    They are in C order, of a partition one block after another.
+    """
+    shape, bits, pattern = tuple(row["shape"]), row["weight_bits"], _pattern(row, codes)
+    quantized, count = bits < FLOAT, pattern.nonzeros if pattern else prod(shape)
+    ends = np.cumsum([0 if quantized else count, shape[0] if quantized else 0, shape[0] if row["bias"] else 0])
+    weights, scales, bias, step = np.split(floats, ends)
+    if quantized:
+        dense = {"encoding": "dense", "shape": [count], "weight_bits": bits, "code_bits": bits}
+        weights = ENCODINGS["dense"].decode(codes[pattern.index_bytes if pattern else 0 :], dense)
+    return FrozenLayer(
+        codes=_spread(weights, shape, pattern), scales=scales, bias=bias if row["bias"] else None, weight_bits=bits,
+        activation_bits=row["activation_bits"], step=float(step[0]) if row["activation_bits"] < FLOAT else 0.0,
+        low=row["low"], high=row["high"], pattern=pattern,
+    )  # fmt: skip
+
+
 def _spread(stored: NDArray[Any], shape: tuple[int, ...], pattern: Pattern | None) -> NDArray[Any]:
-    """The weight of `shape` whose `_stored` this is."""
+    """The weight of `shape` whose kept weights these are."""
     if pattern is None:
         return stored.reshape(shape)
+    places = np.arange(prod(shape)).reshape(shape)
+    kept = blocks(places, pattern)[0] if pattern.kind == "partition" else places[mask_of(pattern, shape)]
     whole = np.zeros(prod(shape), stored.dtype)
-    whole[_places(pattern, shape)] = stored
+    whole[kept.ravel()] = stored
     return whole.reshape(shape)

@@ -12,11 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paretune.errors import ParetuneError
-from paretune.export.artifact import Artifact, read_artifact
-from paretune.export.graph import input_grid, stored_floats, stored_weights
-from paretune.plan import FLOAT
+from paretune.export.artifact import PROGRAM, READER, Artifact, read_artifact
+from paretune.export.graph import stored_floats, stored_weights
+from paretune.export.grids import input_grid, stored_numbers
+from paretune.export.torch_program import run_program
+from paretune.frozen import Frozen, FrozenLayer
 
 TOLERATED = 0.001  # share of images whose class may change: values on the edge of a rounding step do
+NEAR, MOST = 1e-4, 0.9  # what the share MOST of the stored logits of model.pt2 must keep to; elsewhere a few round over
+# Arguments: the reader, the folder, where the arrays go; their names are printed.
+READ = """
+import json, numpy, runpy, sys
+found = runpy.run_path(sys.argv[1])["load"](sys.argv[2])
+numpy.savez(sys.argv[3], *found.values())
+print(json.dumps(list(found)))
+"""
+SIZE = (0.01, 256)  # share and bytes, whichever is more, by which a predicted size may be off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +52,9 @@ def verify(folder: Path, inputs: NDArray[np.float32] | None = None, labels: NDAr
 
     `inputs` is the whole test split (n, ...), in the order of the export and normalised as the model eats it, and
     `labels` (n,) its classes; without inputs only the stored samples are compared. The packed weights, biases and
-    activation steps are decoded and compared with the graph's, bit by bit, and the file's size and, with labels, the
-    top-1 error with what `scores.json` says.
+    the rounding of activations are decoded and compared with the graph's, bit by bit, and the weights with what the
+    folder's own reader decodes. The predicted size and, with labels, the top-1 error are compared with what is found,
+    a program for PyTorch with the stored logits. Reader and program are run: verify folders whose origin you trust.
 
     Raises:
         ParetuneError: a file is missing or changed, the graph does not run or does not give (n, classes), or `inputs`
@@ -60,6 +72,7 @@ def verify(folder: Path, inputs: NDArray[np.float32] | None = None, labels: NDAr
     share = differing / max(len(inputs), 1)
     error = None if labels is None else 1 - found["correct"] / len(inputs)
     faults = _unlike(artifact) + _wrong_size(artifact) + _wrong_error(artifact, error)
+    faults += _wrong_reader(artifact) + _wrong_program(artifact)
     return Verdict(
         images=len(inputs),
         differing=differing,
@@ -93,40 +106,101 @@ def _fresh_process(graph: Path, inputs: NDArray[np.float32], labels: NDArray[Any
         command = [sys.executable, "-I", str(script), str(graph.resolve()), str(data)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ParetuneError(f"{graph} does not run in a fresh process: {lines[-1]}")
+        raise ParetuneError(f"{graph} does not run in a fresh process: {_last_line(done)}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 def _unlike(artifact: Artifact) -> tuple[str, ...]:
     """One line per layer whose packed numbers are not the graph's."""
     stored, floats = stored_weights(artifact.graph), stored_floats(artifact.graph)
-    faults = []
-    for name, layer in artifact.frozen.layers.items():
-        codes, scales = stored.get(name, (None, None))
-        kind = "weights" if layer.weight_bits == FLOAT else "codes"
-        if codes is None or scales is None:
-            faults.append(f"layer '{name}' is in model.safetensors, but not in model.onnx")
-        elif not np.array_equal(codes, layer.codes):
-            faults.append(f"layer '{name}' has other {kind} in model.onnx than in model.safetensors")
-        elif not np.array_equal(scales, layer.scales):
-            faults.append(f"layer '{name}' has other scales in model.onnx than in model.safetensors")
-        # A graph whose forward passes the bias by has none.
-        elif layer.bias is not None and not np.array_equal(floats.get(f"{name}.bias", layer.bias), layer.bias):
-            faults.append(f"layer '{name}' has another bias in model.onnx than in model.safetensors")
-        elif any(not np.array_equal(floats.get(key, ()), value) for key, value in input_grid(name, layer).items()):
-            faults.append(f"layer '{name}' has another activation step in model.onnx than in model.safetensors")
-    return tuple(faults)
+    found = {name: _other(name, layer, stored.get(name), floats) for name, layer in artifact.frozen.layers.items()}
+    missing = "layer '{}' is in model.safetensors, but not in model.onnx"
+    unlike = "layer '{}' has {} in model.onnx than in model.safetensors"
+    return tuple((unlike if what else missing).format(name, what) for name, what in found.items() if what is not None)
+
+
+def _other(
+    name: str,
+    layer: FrozenLayer,
+    stored: tuple[NDArray[Any], NDArray[np.float32]] | None,
+    floats: dict[str, NDArray[Any]],
+) -> str | None:
+    """What the graph has another of: "other codes", ...; "" if it lacks the layer, None if all is equal."""
+    if stored is None:
+        return ""
+    codes, scales = stored_numbers(layer)
+    if not np.array_equal(stored[0], codes):
+        return "other codes" if len(scales) else "other weights"
+    if not np.array_equal(stored[1], scales):
+        return "other scales"
+    # A graph whose forward passes the bias by has none.
+    if layer.bias is not None and not np.array_equal(floats.get(f"{name}.bias", layer.bias), layer.bias):
+        return "another bias"
+    grid = {key: value for key, value in floats.items() if key.startswith(f"{name}.input_")}
+    return None if _equal(grid, input_grid(name, layer)) else "another activation step"
+
+
+def _equal(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> bool:
+    """True if the same arrays have the same names; a zero point of another type rounds to another range."""
+    same = (value.dtype == other[key].dtype and np.array_equal(value, other[key]) for key, value in one.items())
+    return one.keys() == other.keys() and all(same)
 
 
 def _wrong_size(artifact: Artifact) -> tuple[str, ...]:
-    """A line if the size that the search counted is not the file's, to the byte."""
+    """A line if the predicted size is not the file's, within 1 % or 256 bytes."""
     counted = artifact.scores["scores"].get("size_bytes")
     found = (artifact.folder / "model.safetensors").stat().st_size
-    if counted is None or found == counted:
+    # Turned round, because a comparison with nan is never true.
+    if counted is None or abs(found - counted) <= max(SIZE[0] * found, SIZE[1]):
         return ()
     return (f"model.safetensors has {found} bytes, scores.json says {counted}",)
+
+
+def _wrong_reader(artifact: Artifact) -> tuple[str, ...]:
+    """A line if the folder's own reader, where there is one, decodes other numbers; run in a fresh process."""
+    if READER not in artifact.scores["files"]:
+        return ()
+    folder = artifact.folder.resolve()
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "read.npz"
+        command = [sys.executable, "-I", "-c", READ, str(folder / READER), str(folder), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return (f"{READER} does not read the folder: {_last_line(done)}",)
+        with np.load(out) as arrays:
+            found = dict(zip(json.loads(done.stdout.splitlines()[-1]), arrays.values(), strict=True))
+    wanted = _tensors(artifact.frozen)
+    unlike = [key for key in wanted if key not in found or found[key].tobytes() != wanted[key].tobytes()]
+    unlike += [key for key in found if key not in wanted]
+    return (f"{READER} decodes '{unlike[0]}' to other numbers than paretune",) if unlike else ()
+
+
+def _tensors(frozen: Frozen) -> dict[str, NDArray[np.float32]]:
+    """Every tensor of a frozen model by its state-dict key."""
+    weights = {f"{name}.weight": layer.weight() for name, layer in frozen.layers.items()}
+    biases = {f"{name}.bias": layer.bias for name, layer in frozen.layers.items() if layer.bias is not None}
+    return {**weights, **biases, **frozen.rest}
+
+
+def _wrong_program(artifact: Artifact) -> tuple[str, ...]:
+    """A line if `model.pt2`, where there is one, gives other logits than the stored ones."""
+    if PROGRAM not in artifact.scores["files"]:
+        return ()
+    found = run_program(artifact.folder / PROGRAM, artifact.inputs)
+    if found.shape != artifact.logits.shape:
+        return (f"{PROGRAM} gives outputs of shape {found.shape}, stored are {artifact.logits.shape}",)
+    off = np.abs(found - artifact.logits).max(axis=1, initial=0)
+    other = int((found.argmax(1) != artifact.logits.argmax(1)).sum())
+    # Turned round, because a comparison with nan is never true.
+    if not other and (~(off <= NEAR)).sum() <= (1 - MOST) * len(off):
+        return ()
+    worst = off.max(initial=0)
+    return (f"{PROGRAM} gives {other} of {len(found)} samples another class, logits are off by up to {worst:.2g}",)
 
 
 def _wrong_error(artifact: Artifact, measured: float | None) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def bits_info(findings: Findings) -> HeatInfo:
     texts = [["float" if value == FLOAT else str(value) for value in row] for row in bits]
     used = [cell for row in cells for cell in row if cell < math.log2(FLOAT)] or [1.0]
     # Float layers share the last colour; otherwise 32 would squeeze 2 to 8 bits into one shade.
-    ends = (1.0, max(3.0, *used) + 0.5)
+    ends = (min(1.0, *used, 1.0), max(3.0, *used) + 0.5)
     return _info(findings, members, title="Weight bits", rows=names, cells=cells, texts=texts,
                  ends=ends, left_out=left_out)  # fmt: skip
 

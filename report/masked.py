@@ -12,4 +12,4 @@ def masked(inventory: Inventory, plan: Plan | None) -> dict[str, tuple[str, floa
     """
     if plan is None or not any(layer.pattern for layer in plan.layers):
         return {}
-    return {row.name: (row.pattern, row.nonzeros / row.weights) for row in profile(inventory, plan) if row.pattern}
+    return {row.name: (row.pattern, row.kept / row.weights) for row in profile(inventory, plan) if row.pattern}

@@ -1,13 +1,14 @@
 """Whatever is the same in every trial, computed once: inventory, calibration batches, teacher."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from paretune.compress.groups import discover
 from paretune.compress.recover import Teacher
+from paretune.errors import ParetuneError
 from paretune.inventory import Inventory
 from paretune.tasks.task import Task
 
@@ -35,13 +36,18 @@ class Bench:
 
 
 def lay_out(task: Task) -> Bench:
-    """Discover the model's inventory and draw the calibration batches; no training."""
+    """Discover the model's inventory and draw the calibration batches; no training.
+
+    Raises:
+        ParetuneError: the training split is empty or holds inputs that are not finite numbers.
+    """
     batches, seen = [], 0
     for inputs, targets in task.train.batches(CALIBRATION_SEED):
         batches.append((inputs, targets))
         seen += len(targets)
         if seen >= CALIBRATION_IMAGES:
             break
+    _check_calibration(batches, task)
     inventory = discover(task.model, task.example())
     last = inventory.weighted[-1].name if inventory.weighted else None
     return Bench(
@@ -50,6 +56,18 @@ def lay_out(task: Task) -> Bench:
         calibration=tuple(batches),
         teacher=Teacher(model=task.model, split=task.train, hint_layer=last),
     )
+
+
+def _check_calibration(batches: Sequence[tuple[Tensor, Tensor]], task: Task) -> None:
+    if not sum(len(targets) for _, targets in batches):
+        raise ParetuneError(f"the training split of task '{task.name}' is empty, so there is nothing to calibrate on")
+    broken = sum(int((~inputs.isfinite()).flatten(1).any(dim=1).sum()) for inputs, _ in batches)
+    if broken:
+        drawn = sum(len(targets) for _, targets in batches)
+        raise ParetuneError(
+            f"{broken} of {drawn} calibration inputs of task '{task.name}' hold NaN or infinity; clean its "
+            "training split"
+        )
 
 
 def epoch_seeds(seed: int) -> Callable[[int], int]:

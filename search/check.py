@@ -10,11 +10,11 @@ import torch
 from paretune.compress.criteria import Scores
 from paretune.compress.planning import plan_of
 from paretune.conf.settings import Settings
-from paretune.costs.table import COSTS, MASKED, static_costs
+from paretune.costs.table import COSTS, MASKED, least_bytes, static_costs
 from paretune.errors import ParetuneError, near_miss, pick
 from paretune.export.graph import check_exportable
 from paretune.findings import Objective
-from paretune.plan import Plan
+from paretune.plan import FLOAT, Plan
 from paretune.profile import profile
 from paretune.recipe import Blend, Masking, Recipe
 from paretune.search.bench import Bench
@@ -48,17 +48,22 @@ def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
     """Refuse what no trial could do.
 
     Raises:
-        ParetuneError: an unknown criterion, 1-bit layers, or a budget below the smallest reachable value.
+        ParetuneError: a name that no table holds, settings without effect, or a budget below the smallest reachable
+        value.
     """
     check_sense(space, bench)
     smallest = space.smallest()
-    if 1 in {*smallest.weight_bits.values(), *smallest.activation_bits.values()}:
-        raise ParetuneError("space: the quantizer (LSQ) keeps zero a level and needs 2 bits or more, got 1")
-    if not settings.limits:
+    if not settings.limits or smallest.joint is not None:
         return
-    reached = static_costs(profile(bench.inventory, _smallest_plan(space, smallest, bench)))
+    plan = _smallest_plan(space, smallest, bench)
+    reached = static_costs(profile(bench.inventory, plan))
+    # How small codes get is known once they are trained; scales, biases and the header stay.
+    coded = any(layer.weight_bits < FLOAT for layer in plan.layers)
+    if coded:
+        reached["size_bytes"] = least_bytes(profile(bench.inventory, plan))
     for name, limit in settings.limits.items():
-        if reached[name] > limit and not (space.kinds and name in MASKED):
+        loose = name in MASKED and (space.kinds or (coded and name != "size_bytes"))
+        if reached[name] > limit and not loose:
             raise ParetuneError(f"budget.{name}={limit:g} cannot be met: the space reaches {reached[name]:g} at least")
 
 

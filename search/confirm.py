@@ -13,6 +13,7 @@ from torch import nn
 from paretune.choose import choose
 from paretune.compress.freeze import thaw
 from paretune.conf.settings import Settings, parse_settings
+from paretune.costs.table import static_costs
 from paretune.errors import ParetuneError
 from paretune.export.artifact import SAMPLES, check_target, write_artifact
 from paretune.export.pack import unpack
@@ -20,6 +21,7 @@ from paretune.export.verify import Verdict, verify
 from paretune.findings import Confirmation, Findings, Trial
 from paretune.frozen import Frozen
 from paretune.plan import Plan
+from paretune.profile import profile
 from paretune.records import to_plain
 from paretune.search.bench import Bench, lay_out
 from paretune.search.evaluate import Clock, evaluate, quality_of
@@ -47,12 +49,13 @@ class Replay:
 
 def export(
     folder: Path, rule: str, out: Path, *, recover: str = "kept", under: Mapping[str, float] | None = None,
-    drop: float | None = None, task: Task | None = None,
+    drop: float | None = None, task: Task | None = None, pt2: bool = False,
 ) -> Verdict:  # fmt: skip
     """Ship the trial that `rule` picks to `out`, and record found (val) beside confirmed (test) in the study.
 
     `recover` "kept" ships the weights that the search found; "full" trains the plan again with three fresh seeds and
-    the full recovery budget, and ships the one with the best `val` quality (never chosen on `test`).
+    the full recovery budget, and ships the one with the best `val` quality (never chosen on `test`). `pt2` adds a
+    program for `torch.export.load`.
 
     Raises:
         ParetuneError: nothing to pick, or the task is not at hand or not the one of the study.
@@ -63,23 +66,24 @@ def export(
     findings = read_findings(folder)
     trial = choose(findings, rule, under=under, drop=drop)
     plan = trial.plan
-    if recover == "full" and plan is not None and plan.recovery.epochs == 0 and plan.pruning is None:
+    if recover == "full" and plan is not None and not plan.recovery.epochs and not (plan.pruning or plan.joint):
         raise ParetuneError(f"trial {trial.number} was not trained, so there is nothing to recover; use kept")
     settings = read_settings(folder)
     bench = lay_out(the_task(folder, findings, settings, task))
     with threads_for(bench.inventory, settings.threads):
         replays = _kept(folder, trial, bench, settings) if recover == "kept" else _full(trial, bench, settings)
     best = min(replays, key=lambda replay: (replay.validated, replay.seed))
+    costs = static_costs(profile(bench.inventory, best.plan))
     words = _words(rule, under or findings.budget, drop)
     quality = findings.names[0]
     confirmation = Confirmation(
         trial=trial.number, picked_by=words, recover="kept" if recover == "kept" else "full",
         found=trial.values[quality], validated=tuple(replay.validated for replay in replays),
-        confirmed=tuple(replay.confirmed for replay in replays), size_bytes=int(trial.values["size_bytes"]),
+        confirmed=tuple(replay.confirmed for replay in replays), size_bytes=int(costs["size_bytes"]),
         seeds=tuple(replay.seed for replay in replays),
     )  # fmt: skip
-    scores = _scores(findings, trial, confirmation, best, bench.task)
-    _write(out, best, bench, scores)
+    scores = _scores(findings, {**trial.values, **costs}, confirmation, best, bench.task)
+    _write(out, best, bench, scores, pt2)
     _record(folder, confirmation)
     return verify_with(out, bench.task)
 
@@ -118,9 +122,19 @@ def _kept(folder: Path, trial: Trial, bench: Bench, settings: Settings) -> list[
     seed = settings.study.seed
     if not (home / "model.safetensors").is_file():
         return [_replay(trial.plan.asked, bench, seed)]
-    frozen = unpack((home / "model.safetensors").read_bytes(), read_json(home / "layout.json"))
+    frozen = _as_planned(unpack((home / "model.safetensors").read_bytes(), read_json(home / "layout.json")), trial.plan)
     model = thaw(bench.task.model, bench.inventory, trial.plan, frozen)
     return [_scored(trial.plan, bench, seed, frozen, model)]
+
+
+def _as_planned(frozen: Frozen, plan: Plan) -> Frozen:
+    """With the patterns and encodings that the plan names, so that it is packed as it was."""
+    rows = plan.bits
+    layers = {
+        name: replace(layer, pattern=rows[name].pattern, encoding=rows[name].encoding) if name in rows else layer
+        for name, layer in frozen.layers.items()
+    }
+    return replace(frozen, layers=layers)
 
 
 def _full(trial: Trial, bench: Bench, settings: Settings) -> list[Replay]:
@@ -155,11 +169,13 @@ def _words(rule: str, under: Mapping[str, float], drop: float | None) -> str:
     return f"goal: dense + {0.01 if drop is None else drop:g}" if rule == "goal" else rule
 
 
-def _scores(findings: Findings, trial: Trial, confirmation: Confirmation, best: Replay, task: Task) -> dict[str, Any]:
+def _scores(
+    findings: Findings, values: Mapping[str, float], confirmation: Confirmation, best: Replay, task: Task
+) -> dict[str, Any]:
     dense = findings.dense
     return {
         "study": findings.name,
-        "trial": trial.number,
+        "trial": confirmation.trial,
         "picked_by": confirmation.picked_by,
         "recover": confirmation.recover,
         "quality": findings.names[0],
@@ -170,7 +186,7 @@ def _scores(findings: Findings, trial: Trial, confirmation: Confirmation, best: 
         "shipped_val": best.validated,
         "shipped_test": best.confirmed,
         "dense_val": dense.values[findings.names[0]] if dense else None,
-        **trial.values,
+        **values,
         findings.names[0]: best.confirmed,
         "task": task.origin,
         "task_fingerprint": task.fingerprint,
@@ -178,11 +194,11 @@ def _scores(findings: Findings, trial: Trial, confirmation: Confirmation, best: 
     }
 
 
-def _write(out: Path, best: Replay, bench: Bench, scores: dict[str, Any]) -> None:
+def _write(out: Path, best: Replay, bench: Bench, scores: dict[str, Any], pt2: bool) -> None:
     inputs, predictions = tested(best.model, bench.task.test)
     write_artifact(
         out, model=best.model, frozen=best.frozen, inventory=bench.inventory, plan=best.plan,
-        example=bench.task.example(), scores=scores, check=(inputs[:SAMPLES], predictions),
+        example=bench.task.example(), scores=scores, check=(inputs[:SAMPLES], predictions), pt2=pt2,
     )  # fmt: skip
 
 

@@ -63,13 +63,17 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("--drop", type=float, help="for --pick goal: allowed loss against dense, 0.01 is one point")
     parser.add_argument("--recover", default="kept", choices=("kept", "full"),
                         help="kept: the weights the search found; full: train again, three seeds")  # fmt: skip
+    parser.add_argument("--pt2", action="store_true", help="also write model.pt2, for torch.export.load")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, such as model/")
     given = parser.parse_args(arguments)
     from paretune.search.confirm import export as ship
+    from paretune.search.show import show_storage
 
     verdict = ship(
-        given.folder, given.pick, given.out, recover=given.recover, under=_limits(given.under), drop=given.drop
-    )
+        given.folder, given.pick, given.out, recover=given.recover, under=_limits(given.under), drop=given.drop,
+        pt2=given.pt2,
+    )  # fmt: skip
+    show_storage(given.out)
     print(f"written: {given.out} ({', '.join(sorted(path.name for path in given.out.iterdir()))})")
     return _show(verdict)
 

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,13 +14,13 @@ import optuna
 
 from paretune.compress.planning import Planned, foreseen
 from paretune.conf.settings import Settings
-from paretune.costs.table import MASKED, static_costs
+from paretune.costs.table import COSTS, MASKED, static_costs
 from paretune.errors import ParetuneError, first_line
 from paretune.export.pack import layout, pack
 from paretune.findings import Trial
 from paretune.outcome import Outcome
 from paretune.pareto import Array, nondominated
-from paretune.plan import DENSE
+from paretune.plan import DENSE, FLOAT, Plan
 from paretune.profile import profile
 from paretune.search.bench import Bench
 from paretune.search.controls import Control
@@ -46,6 +46,18 @@ def finish_of(rows: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
     finished = [row.label for row in rows if row.kind == "finish"]
     known = best is not None and any(label.startswith(f"trial {best.number} ") for label in finished)
     return None if known else best
+
+
+def unknown_before_training(plan: Plan) -> Collection[str]:
+    """The costs that the plan does not settle: all, where training finds channels and bits; what zeros bring down,
+    where it finds codes, or masks under a penalty or one threshold over all layers.
+    """
+    if plan.joint is not None and plan.open:
+        return tuple(COSTS)
+    coded = any(layer.weight_bits < FLOAT for layer in plan.layers)
+    pruning = plan.pruning if plan.open else None
+    loose = pruning is not None and (pruning.scope == "global" or pruning.penalty is not None)
+    return MASKED if coded or loose else ()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -136,13 +148,14 @@ class Driver:
             number = twin.number if twin.same_as is None else twin.same_as
             return replace(entry, same_as=number, outcome=outcome, plan=twin.plan), None
         costs = static_costs(profile(self.bench.inventory, foreseen(plan, self.bench.inventory)))
-        unsure = MASKED if plan.open and plan.pruning is not None and plan.pruning.scope == "global" else ()
-        limits = [(name, limit) for name, limit in self.settings.limits.items() if name not in unsure]
-        over = [f"{name} {costs[name]:g} > {limit:g}" for name, limit in limits if costs[name] > limit]
-        if over and entry.kind != "control":
+        unsure, limits = unknown_before_training(plan), {} if entry.kind == "control" else self.settings.limits
+        sure = {name: limit for name, limit in limits.items() if name not in unsure}
+        over = [f"{name} {costs[name]:g} > {limit:g}" for name, limit in sure.items() if costs[name] > limit]
+        if over:
             outcome = Outcome(status="over_budget", values=costs, seconds={}, reason=", ".join(over))
             return replace(entry, outcome=outcome), None
-        trained = evaluate(plan, self.bench, seed=self.settings.study.seed, minutes=minutes)
+        later = {name: limit for name, limit in limits.items() if name in unsure}
+        trained = evaluate(plan, self.bench, seed=self.settings.study.seed, minutes=minutes, limits=later)
         return replace(entry, outcome=trained.outcome, plan=trained.plan), trained
 
     def _tell(self, trial: optuna.Trial, entry: Entry, trained: Trained | None, start: float) -> Trial:

@@ -3,17 +3,20 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
+from paretune.compress.coded import with_codes
 from paretune.compress.compensate import compensated_cut
 from paretune.compress.cut import Kept, cut
 from paretune.compress.freeze import freeze, thaw
 from paretune.compress.hints import kept_inputs
+from paretune.compress.joint import find_jointly
 from paretune.compress.masks import attach, raw_weight
 from paretune.compress.patterns import mask_of
 from paretune.compress.quantize import calibrate, quantize
@@ -24,13 +27,14 @@ from paretune.frozen import Frozen
 from paretune.outcome import Outcome, Rung
 from paretune.plan import DENSE, Plan
 from paretune.profile import profile
-from paretune.recipe import Recovery
+from paretune.recipe import LASSO, Recovery
 from paretune.search.bench import Bench, epoch_seeds
-from paretune.search.gradual import found_masks, with_masks
+from paretune.search.gradual import FIRST_EPOCH, found_masks, with_masks
 from paretune.tasks.task import Split, score
 
 T = TypeVar("T")
 
+MARGIN = 1.25  # how far a budget may be exceeded before the fine-tuning
 # What a recipe or a plan may run into; anything else is a bug. PyTorch reports a lack of memory, and a model that
 # cannot run after a cut, as RuntimeError or ValueError.
 CANNOT = (ImpossiblePlan, MemoryError, RuntimeError, ValueError)
@@ -77,18 +81,27 @@ class Trained:
     model: nn.Module | None = None
 
 
-def evaluate(plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf) -> Trained:
+def evaluate(
+    plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf, limits: Mapping[str, float] | None = None
+) -> Trained:
     """Carry out `plan` and score what the packed file would compute, on `val`.
 
     The same plan and seed give the same outcome on the same machine and thread count. A plan that cannot be
     carried out, a loss that is not finite, a lack of memory and a lack of time are outcomes, not exceptions.
+    `limits` are budgets on costs that are known only once there are codes: one that is far exceeded before the
+    fine-tuning ends the trial there.
     """
     clock = Clock(deadline=time.monotonic() + 60 * minutes)
-    run = Run(bench=bench, seed=seed, clock=clock, plan=plan)
+    run = Run(bench=bench, seed=seed, clock=clock, plan=plan, limits=limits or {})
     try:
         frozen, model = compress(run)
         with clock.stage("score"):
             quality = quality_of(bench, model, bench.task.val, clock)
+    except OverBudget as over:
+        outcome = Outcome(
+            status="over_budget", values=over.costs, rungs=tuple(run.rungs), seconds=clock.stages, reason=str(over)
+        )
+        return Trained(outcome=outcome, plan=run.plan)
     except CANNOT as problem:
         reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
         costs = {} if run.plan.open else static_costs(profile(bench.inventory, run.plan))
@@ -100,14 +113,23 @@ def evaluate(plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf) 
     return Trained(outcome=outcome, plan=run.plan, frozen=frozen, model=model)
 
 
+class OverBudget(Exception):
+    """A budget that is far exceeded before the fine-tuning; `costs` as they are then."""
+
+    def __init__(self, text: str, costs: dict[str, float]) -> None:
+        super().__init__(text)
+        self.costs = costs
+
+
 @dataclass(kw_only=True, eq=False)
 class Run:
-    """One evaluation on its way; `plan` is replaced when training finds masks."""
+    """One evaluation on its way; `plan` is replaced when training finds something."""
 
     bench: Bench
     seed: int
     clock: Clock
     plan: Plan
+    limits: Mapping[str, float] = field(default_factory=dict)
     rungs: list[Rung] = field(default_factory=list)
 
 
@@ -117,23 +139,66 @@ def compress(run: Run) -> tuple[Frozen, nn.Module]:
     model = _cut(run)
     if run.plan.open:
         with clock.stage("prune"):
-            recalibrate(model, clock.watched(_images(run)))
-            run.plan = with_masks(run.plan, found_masks(model, run.plan, bench, seed=run.seed, tick=clock.tick))
+            model = _found(model, run)
     with clock.stage("quantize"):
         quantize(model, run.plan)
     if run.plan != DENSE:
-        images = _images(run)
-        with clock.stage("recalibrate"):
-            recalibrate(model, clock.watched(images))
-            calibrate(model, images[0][0])
-            recalibrate(model, clock.watched(images))
+        _settle(model, run)
         with clock.stage("score"):
             run.rungs.append(Rung(epochs=0, score=quality_of(bench, model, task.val, clock)))
+        _stop_if_over(model, run)
         _finetune(model, run)
     with clock.stage("freeze"):
         frozen = freeze(model.eval(), bench.inventory, run.plan)
+        run.plan = with_codes(run.plan, frozen)
         thawed = thaw(task.model, bench.inventory, run.plan, frozen)
     return frozen, thawed
+
+
+def _settle(model: nn.Module, run: Run) -> None:
+    """Batch-norm statistics and activation ranges of the model as it is now."""
+    images = _images(run)
+    with run.clock.stage("recalibrate"):
+        recalibrate(model, run.clock.watched(images))
+        calibrate(model, images[0][0])
+        recalibrate(model, run.clock.watched(images))
+
+
+def _found(model: nn.Module, run: Run) -> nn.Module:
+    """The model with the masks, or the channels and bits, that a training has found; the run's plan then says which."""
+    plan, bench, clock = run.plan, run.bench, run.clock
+    if plan.joint is not None:
+        of = epoch_seeds(run.seed)
+        model, run.plan = find_jointly(
+            model, bench.inventory, plan, loss=bench.task.loss, teacher=bench.teacher, seed=run.seed,
+            seeds=lambda epoch: of(FIRST_EPOCH + epoch), calibration=_images(run), tick=clock.tick,
+        )  # fmt: skip
+        return model
+    assert plan.pruning is not None
+    if plan.pruning.schedule in LASSO:
+        weights = {name: raw_weight(model.get_submodule(name)) for name in plan.pruning.wanted}
+        attach(model, {name: np.ones(tuple(weight.shape), np.bool_) for name, weight in weights.items()})
+        quantize(model, plan)
+        _settle(model, run)
+    else:
+        recalibrate(model, clock.watched(_images(run)))
+    run.plan = with_masks(plan, found_masks(model, plan, bench, seed=run.seed, tick=clock.tick))
+    return model
+
+
+def _stop_if_over(model: nn.Module, run: Run) -> None:
+    """The codes before the fine-tuning are a good guess at those after it.
+
+    Raises:
+        OverBudget: a limit is exceeded by more than `MARGIN`.
+    """
+    if not run.limits or not run.plan.recovery.epochs:
+        return
+    guess = with_codes(run.plan, freeze(model.eval(), run.bench.inventory, run.plan))
+    costs = static_costs(profile(run.bench.inventory, guess))
+    over = [f"{name} {costs[name]:g} > {limit:g}" for name, limit in run.limits.items() if costs[name] > MARGIN * limit]
+    if over:
+        raise OverBudget(f"before the fine-tuning {', '.join(over)}", costs)
 
 
 def _cut(run: Run) -> nn.Module:

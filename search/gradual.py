@@ -1,4 +1,4 @@
-"""Masks that are found while the network trains: score, mask, tune, round by round; or FlipOut."""
+"""Masks that are found while the network trains: score, mask, tune, round by round; FlipOut; or under a penalty."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,16 +8,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from paretune.compress.blend import weight_scores
+from paretune.compress.clipping import lasso_masks
 from paretune.compress.criteria import score_model
 from paretune.compress.flipout import flipout
 from paretune.compress.masks import Masks
 from paretune.compress.narrow import narrow
+from paretune.compress.normalised import normalised
 from paretune.compress.planning import Found, find_masks, stored
 from paretune.compress.recover import Tick, recalibrate
 from paretune.compress.schedule import prune_in_training
 from paretune.inventory import Inventory
 from paretune.plan import Pattern, Plan
-from paretune.recipe import Pruning, Wanted
+from paretune.recipe import LASSO, Pruning, Wanted
 from paretune.search.bench import Bench, epoch_seeds
 
 FLIPOUT = {"flipout": "flips", "magnitude": "magnitude"}  # schedule -> ranking, both with FlipOut's times of pruning
@@ -25,7 +27,10 @@ FIRST_EPOCH = 10_000  # apart from the epochs of the recovery that follows, so t
 
 
 def found_masks(model: nn.Module, plan: Plan, bench: Bench, *, seed: int, tick: Tick) -> Found:
-    """Train `model` in place by `plan.pruning` and return the masks it ended with, which are attached to it."""
+    """Train `model` in place by `plan.pruning` and return the masks it ended with, which are attached to it.
+
+    For the schedules under a penalty it comes with masks of ones and its quantizers.
+    """
     pruning = plan.pruning
     assert pruning is not None
     of = epoch_seeds(seed)
@@ -36,6 +41,14 @@ def found_masks(model: nn.Module, plan: Plan, bench: Bench, *, seed: int, tick: 
     if pruning.schedule in FLIPOUT:
         masks_by_flips = flipout(model, pruning, seed=seed, by=FLIPOUT[pruning.schedule], **shared)
         return Found(masks=masks_by_flips, partitions={})
+    if pruning.schedule in LASSO:
+        return Found(masks=lasso_masks(model, pruning, mode=plan.recovery.mode, **shared), partitions={})
+
+    def settle(now: nn.Module) -> None:
+        recalibrate(now, bench.some(plan.recovery.images))
+
+    if pruning.schedule == "normalised":
+        return Found(masks=normalised(model, pruning, settle=settle, **shared), partitions={})
 
     def rank(now: nn.Module) -> Mapping[str, NDArray[Any]]:
         return ranked(now, pruning, left, bench, seed)
@@ -46,9 +59,6 @@ def found_masks(model: nn.Module, plan: Plan, bench: Bench, *, seed: int, tick: 
         found = find_masks(wanted, scores, left, scope, minimum, seed)
         partitions.update(found.partitions)
         return found.masks
-
-    def settle(now: nn.Module) -> None:
-        recalibrate(now, bench.some(plan.recovery.images))
 
     trained = prune_in_training(
         model, pruning, mode=plan.recovery.mode, rank=rank, make_masks=masks, settle=settle, **shared

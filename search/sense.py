@@ -6,10 +6,12 @@ from paretune.compress.rates import RATES
 from paretune.compress.schedule import SHARES
 from paretune.costs.table import COSTS, MASKED
 from paretune.errors import ParetuneError, pick
-from paretune.recipe import SPARSE
+from paretune.recipe import LASSO, SPARSE
 from paretune.search.bench import CALIBRATION_IMAGES, Bench
 from paretune.search.gradual import FLIPOUT
+from paretune.search.sense_bits import check_quantizers
 from paretune.spaces.leaf import Fixed
+from paretune.spaces.sections import SECTIONS
 from paretune.spaces.space import Space
 from paretune.tasks.task import TOP1_ERROR
 
@@ -20,6 +22,7 @@ def check_sense(space: Space, bench: Bench) -> None:
     Raises:
         ParetuneError: says what stands in the way and what would work.
     """
+    check_quantizers(space)
     _check_criteria(space)
     _check_rates(space, bench)
     _check_masks(space)
@@ -98,7 +101,7 @@ def _check_masks(space: Space) -> None:
             readers = " and ".join(SPARSE)
             raise ParetuneError(f"space.layers: '{layer}' has a sparsity, which only the patterns {readers} read")
     for layer, kinds in space.kinds.items():
-        if set(kinds) <= set(SPARSE) and layer not in sparse:
+        if set(kinds) <= set(SPARSE) and layer not in sparse and not schedules <= set(LASSO):
             raise ParetuneError(
                 f"space.layers: '{layer}' has the pattern {kinds[0]} and no sparsity, so it masks nothing; give it one"
             )
@@ -108,6 +111,7 @@ def _check_masks(space: Space) -> None:
                 f"space.mask.schedule: {' and '.join(sorted(schedules))} finds unstructured zeros only, and "
                 f"'{layer}' may be '{others[0]}'; use one_shot, geometric or cubic"
             )
+    _check_schedules(space, schedules)
     if not space.kinds:
         if schedules != {"one_shot"}:
             raise ParetuneError(
@@ -118,6 +122,26 @@ def _check_masks(space: Space) -> None:
         raise ParetuneError("space.mask.scope: flipout and magnitude rank over all layers; set scope: global")
     if space.options("mask/rounds") == (0,) and schedules <= set(SHARES):
         raise ParetuneError(f"space.mask.rounds: {' and '.join(sorted(schedules))} needs 1 or more, got 0")
+
+
+def _check_schedules(space: Space, schedules: set[str]) -> None:
+    """Schedules that know one kind of zeros, and the penalty that only some of them read."""
+    only = {**dict.fromkeys(LASSO, "pe_block"), "normalised": "unstructured"}
+    for layer, kinds in space.kinds.items():
+        for schedule in schedules & set(only):
+            others = [kind for kind in kinds if kind != only[schedule]]
+            if others:
+                raise ParetuneError(
+                    f"space.mask.schedule: {schedule} finds the pattern {only[schedule]}, and '{layer}' may be "
+                    f"'{others[0]}'"
+                )
+    for key, entry in SECTIONS["mask"].items():
+        read = schedules & set(LASSO)
+        if key.startswith("penalty/") and not read and space.options(f"mask/{key}") != (entry.default,):
+            raise ParetuneError(
+                f"space.mask.{key.replace('/', '.')} is read by the schedules {' and '.join(LASSO)} only, "
+                f"the schedule is {' or '.join(sorted(schedules))}"
+            )
 
 
 def _is_zero(leaf: object) -> bool:

@@ -2,13 +2,14 @@
 
 import json
 from math import prod
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from paretune.costs.table import COSTS, static_costs
 from paretune.inventory import Inventory
-from paretune.plan import DENSE
+from paretune.plan import DENSE, FLOAT
 from paretune.profile import profile
 from paretune.records import to_plain
 from paretune.search.bench import lay_out
@@ -32,6 +33,22 @@ def show(task: Task, *, as_json: bool) -> None:
     for name, value in costs.items():
         unit, text = COSTS[name].objective.unit, COSTS[name].objective.definition
         console.print(f"{name:<12}{value:>16,.0f} {unit:<15} {text}", highlight=False)
+
+
+def show_storage(folder: Path) -> None:
+    """Print how an exported folder stores each layer: encoding, bytes, and bits per weight."""
+    rows = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["storage"]
+    table = Table("layer", "bits", "encoding", title="How the weights are stored")
+    for title in ("weights", "not zero", "bytes at full width", "bytes in the file", "bits per weight"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        bits = "float" if row["weight_bits"] == FLOAT else str(row["weight_bits"])
+        numbers = (row["weights"], row["nonzeros"], row["raw"], row["stored"])
+        each = f"{8 * row['stored'] / row['weights']:.2f}"
+        table.add_row(row["layer"], bits, row["encoding"], *(f"{number:,}" for number in numbers), each)
+    total = [sum(row[key] for row in rows) for key in ("weights", "nonzeros", "raw", "stored")]
+    table.add_row("all", "", "", *(f"{number:,}" for number in total), f"{8 * total[3] / total[0]:.2f}", style="bold")
+    Console().print(table)
 
 
 def _layers(inventory: Inventory) -> Table:

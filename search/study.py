@@ -63,7 +63,7 @@ class Study:
 
     def export(
         self, rule: str, out: str | Path, *, recover: str = "kept",
-        under: Mapping[str, float] | None = None, drop: float | None = None,
+        under: Mapping[str, float] | None = None, drop: float | None = None, pt2: bool = False,
     ) -> Verdict:  # fmt: skip
         """Ship the trial that `rule` picks ("knee", "budget", "goal", "trial=17") to the folder `out`.
 
@@ -72,7 +72,7 @@ class Study:
         """
         from paretune.search.confirm import export
 
-        return export(self.folder, rule, Path(out), recover=recover, under=under, drop=drop, task=self.task)
+        return export(self.folder, rule, Path(out), recover=recover, under=under, drop=drop, task=self.task, pt2=pt2)
 
 
 def run_study(

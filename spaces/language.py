@@ -8,15 +8,21 @@ from typing import Any
 from paretune.errors import ParetuneError, near_miss
 from paretune.inventory import Inventory
 from paretune.plan import FLOAT
+from paretune.recipe import TERNARY
 from paretune.spaces.leaf import Check, Fixed, parse_leaf
 from paretune.spaces.mixing import parse_mixing
 from paretune.spaces.question import Question
-from paretune.spaces.sections import ratio, section
+from paretune.spaces.sections import a_name, ratio, section
 from paretune.spaces.space import Space
 
-KEYS = ("groups", "layers", "activation_bits", "criterion", "reduce", "rate", "mask", "keep", "recover")
+KEYS = (
+    "groups", "layers", "activation_bits", "quantize", "criterion", "reduce", "rate", "mask", "joint", "keep",
+    "recover",
+)  # fmt: skip
 GROUP_KEYS = ("match", "ratio", "tie")
-LAYER_KEYS = ("match", "weight_bits", "activation_bits", "pattern", "sparsity", "tie")
+# Of a layer; without them it takes what all share.
+OWN_KEYS = ("activation_bits", "weight_quantizer", "activation_quantizer")
+LAYER_KEYS = ("match", "weight_bits", *OWN_KEYS, "encoding", "pattern", "sparsity", "tie")
 DEFAULTS: Mapping[str, Any] = {
     "groups": [{"match": "*", "ratio": 0.0}],
     "layers": [{"match": "*", "weight_bits": FLOAT}],
@@ -24,10 +30,14 @@ DEFAULTS: Mapping[str, Any] = {
     "criterion": "l2",
     "rate": {},
     "mask": {},
+    "quantize": {},
+    "joint": {},
     "keep": {},
     "recover": {},
 }
-LAYER_DEFAULTS: Mapping[str, Any] = {"weight_bits": FLOAT, "pattern": "channel", "sparsity": 0.0}
+LAYER_DEFAULTS: Mapping[str, Any] = {
+    "weight_bits": FLOAT, "pattern": "channel", "sparsity": 0.0, "encoding": "cheapest",
+}  # fmt: skip
 
 
 def parse_space(spec: Mapping[str, Any], inventory: Inventory) -> Space:
@@ -51,8 +61,8 @@ def parse_space(spec: Mapping[str, Any], inventory: Inventory) -> Space:
     group_rows = _claim("groups", spec["groups"], GROUP_KEYS, [group.name for group in inventory.groups], {})
     layer_rows = _claim("layers", spec["layers"], LAYER_KEYS, layers, aliases)
     rest = [name for row, names in layer_rows for name in names if "activation_bits" not in row]
-    shared = parse_leaf("space.activation_bits", spec["activation_bits"], _bits)
-    own = [(row, names) for row, names in layer_rows if "activation_bits" in row]
+    shared = parse_leaf("space.activation_bits", spec["activation_bits"], _whole_bits)
+    own = {key: [(row, names) for row, names in layer_rows if key in row] for key in OWN_KEYS}
     everyone = (Question(name="activation_bits", leaf=shared, targets=tuple(rest)),) if rest else ()
     whole = [({**LAYER_DEFAULTS, **row}, names) for row, names in layer_rows]
     mixing, normalise = parse_mixing(spec["criterion"], inventory)
@@ -60,7 +70,14 @@ def parse_space(spec: Mapping[str, Any], inventory: Inventory) -> Space:
     space = Space(
         ratios=_questions("ratio", group_rows, "space.groups", ratio),
         weight_bits=_questions("weight_bits", whole, "space.layers", _bits),
-        activation_bits=_questions("activation_bits", own, "space.layers", _bits) + everyone,
+        activation_bits=_questions("activation_bits", own["activation_bits"], "space.layers", _whole_bits) + everyone,
+        weight_quantizers=_questions(
+            "weight_quantizer", own["weight_quantizer"], "space.layers", a_name("a quantizer")
+        ),
+        activation_quantizers=_questions(
+            "activation_quantizer", own["activation_quantizer"], "space.layers", a_name("a quantizer")
+        ),
+        encodings=_questions("encoding", whole, "space.layers", a_name("an encoding")),
         patterns=_questions("pattern", whole, "space.layers", _pattern),
         sparsities=_questions("sparsity", whole, "space.layers", _sparsity),
         mixing=mixing,
@@ -68,6 +85,8 @@ def parse_space(spec: Mapping[str, Any], inventory: Inventory) -> Space:
             *section("recover", spec["recover"]),
             *section("rate", rate),
             *section("mask", spec["mask"]),
+            *section("quantize", spec["quantize"]),
+            *section("joint", spec["joint"]),
             *section("keep", spec["keep"]),
             *section("blend", normalise),
             *section("", {"reduce": spec["reduce"]} if "reduce" in spec else {}),
@@ -127,7 +146,7 @@ def _patterns(where: str, row: Mapping[str, Any]) -> list[str]:
 def _questions(key: str, rows: Rows, where: str, check: Check) -> tuple[Question, ...]:
     found: list[Question] = []
     for row, names in rows:
-        leaf = parse_leaf(f"{where}.{key}", row[key], check)
+        leaf = parse_leaf(f"{where}.{key}", _numbered(row[key]) if key == "weight_bits" else row[key], check)
         if row.get("tie") or isinstance(leaf, Fixed):
             found += [Question(name=f"{key}/{row['match']}", leaf=leaf, targets=tuple(names))] if names else []
         else:
@@ -135,7 +154,22 @@ def _questions(key: str, rows: Rows, where: str, check: Check) -> tuple[Question
     return tuple(found)
 
 
+def _numbered(value: Any) -> Any:
+    """Bits with "ternary" as the number it stands for, so that a list of them keeps its order."""
+    if isinstance(value, str):
+        return TERNARY if value == "ternary" else value
+    if isinstance(value, Sequence):
+        return [_numbered(one) for one in value]
+    return value
+
+
 def _bits(value: Any) -> str:
+    if value == TERNARY or not _whole_bits(value):
+        return ""
+    return f"bits are whole numbers from 1 to 8, ternary, or {FLOAT} for float"
+
+
+def _whole_bits(value: Any) -> str:
     good = isinstance(value, int) and not isinstance(value, bool) and (1 <= value <= 8 or value == FLOAT)
     return "" if good else f"bits are whole numbers from 1 to 8, or {FLOAT} for float"
 

@@ -6,7 +6,20 @@ from math import inf
 from typing import Any
 
 from paretune.errors import ParetuneError, near_miss
-from paretune.recipe import COMPENSATE, DISTILL, LAYOUTS, MODES, NORMALISE, REDUCE, SCHEDULES, SCOPES, STARTS
+from paretune.recipe import (
+    BIT_SETS,
+    CLIPS,
+    COMPENSATE,
+    DISTILL,
+    GRADIENTS,
+    LAYOUTS,
+    MODES,
+    NORMALISE,
+    REDUCE,
+    SCHEDULES,
+    SCOPES,
+    STARTS,
+)
 from paretune.spaces.leaf import Check, parse_leaf
 from paretune.spaces.question import Question
 
@@ -37,6 +50,15 @@ def _whole(low: int, words: str) -> Check:
         return "" if good else words
 
     return check
+
+
+def _between(low: int, high: int, words: str) -> Check:
+    least = _whole(low, words)
+    return lambda value: least(value) or ("" if value <= high else words)
+
+
+def _on_off(what: str) -> Check:
+    return lambda value: "" if value in (0, 1) and not isinstance(value, bool) else f"{what} is 1 (yes) or 0 (no)"
 
 
 def _one_of(names: Sequence[str], what: str) -> Check:
@@ -98,6 +120,38 @@ SECTIONS: Mapping[str, Mapping[str, Key]] = {
         "layout": Key(default="channel_group", check=_one_of(LAYOUTS, "layout")),
         "parts": Key(default=4, check=_whole(2, "parts are whole numbers, 2 or more")),
         "restarts": Key(default=5, check=_whole(1, "restarts are whole numbers, 1 or more")),
+        "penalty/strength": Key(
+            default=1e-3, check=_within(0, 10, "the strength of a penalty is a number from 0 to 10")
+        ),
+        "penalty/ratio": Key(default=0.5, check=_within(0, 1, "the ratio of a clip is a share in [0, 1]")),
+        "penalty/clip": Key(default="mean", check=_one_of(CLIPS, "clip")),
+        "penalty/detached": Key(default=1, check=_on_off("detached")),
+    },
+    "quantize": {
+        "weights": Key(default="lsq", check=a_name("a quantizer")),
+        "activations": Key(default="lsq", check=a_name("a quantizer")),
+        "ternary": Key(default="ternary", check=a_name("a quantizer")),
+        "project": Key(default="free", check=_one_of(BIT_SETS, "project")),
+        "threshold": Key(default=0.05, check=_within(0, 2, "the threshold of ternary weights is a number from 0 to 2")),
+        "of": Key(default="max", check=_one_of(("max", "mean"), "of")),
+        "steps": Key(default=4, check=_whole(1, "steps are whole numbers, 1 or more")),
+        "pull": Key(default=1e-4, check=_within(0, 1, "a pull is a number from 0 to 1")),
+        "gradient": Key(default="tangent", check=_one_of(GRADIENTS, "gradient")),
+        "freeze": Key(default=0.1, check=_within(0, 1, "freeze is a share of the training, in [0, 1]")),
+        "decay": Key(default=1e-4, check=_within(0, 1, "a decay is a number from 0 to 1")),
+    },
+    "joint": {
+        "method": Key(default="none", check=_one_of(("none", "djpq"), "method")),
+        "epochs": Key(default=20, check=_whole(1, "epochs of a joint training are whole numbers, 1 or more")),
+        "lr": Key(default=0.01, check=_RATE),
+        "rate": Key(default=0.02, check=_RATE),
+        "gamma": Key(default=3e-4, check=_within(0, 10, "gamma is a number from 0 to 10")),
+        "beta": Key(default=1.0, check=_within(0, 1000, "beta is a number from 0 to 1000")),
+        "threshold": Key(default=1.0, check=_above(0, "the threshold of a gate is a finite number above 0")),
+        "softness": Key(default=1.0, check=_above(0, "the softness of a threshold is a finite number above 0")),
+        "least": Key(default=2, check=_between(2, 8, "the least bits are a whole number from 2 to 8")),
+        "bits": Key(default="free", check=_one_of(BIT_SETS, "bits")),
+        "exponent": Key(default=1, check=_on_off("exponent")),
     },
     "keep": {
         "minimum": Key(default=1, check=_whole(1, "the minimum is a whole number, 1 or more")),
@@ -149,9 +203,9 @@ def gathered(build: Build, prefix: str, answers: Mapping[str, Any]) -> Any:
     field's default says what kind of number it is.
     """
     found = {}
+    keys = SECTIONS[prefix.split("/", maxsplit=1)[0]]
     for name, value in answers.items():
+        key = name.removeprefix(prefix.split("/", maxsplit=1)[0] + "/")
         if name.startswith(prefix):
-            field = name.rsplit("/", 1)[-1]
-            default = SECTIONS[prefix.strip("/").split("/")[0]][name.removeprefix(prefix)].default
-            found[field] = type(default)(value)
+            found[name.rsplit("/", 1)[-1]] = type(keys[key].default)(value)
     return build(**found)

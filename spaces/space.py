@@ -1,17 +1,21 @@
 """What may vary: a space asks a chooser and returns a recipe. Knows names only, no tensors and no sampler."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from math import log2
 
-from paretune.recipe import Keep, Masking, Rate, Recipe, Recovery, Wanted
+from paretune.plan import FLOAT
+from paretune.recipe import TERNARY, Joint, Keep, Masking, Penalty, Quantizing, Rate, Recipe, Recovery, Wanted
 from paretune.records import digest
 from paretune.spaces.leaf import Choice, Chooser, Fixed, Scalar
 from paretune.spaces.mixing import Mixing
 from paretune.spaces.question import Question
 from paretune.spaces.sections import gathered
 
+WHO = ("weights", "activations", "ternary", "project")  # keys of the quantize section that say who rounds, not how
 WANTED = ("block", "layout", "parts", "restarts")  # keys of the mask section that belong to a layer's pattern
+MASKING = ("scope", "schedule", "rounds", "epochs", "lr", "noise", "power")  # and those that all layers share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +38,9 @@ class Space:
     shared: tuple[Question, ...]
     patterns: tuple[Question, ...] = ()
     sparsities: tuple[Question, ...] = ()
+    weight_quantizers: tuple[Question, ...] = ()
+    activation_quantizers: tuple[Question, ...] = ()
+    encodings: tuple[Question, ...] = ()
 
     def ask(self, chooser: Chooser) -> Recipe:
         """Put every open question to `chooser`, always in the same order."""
@@ -46,15 +53,19 @@ class Space:
         def by_target(questions: tuple[Question, ...]) -> dict[str, Scalar]:
             return {target: answers[q.name] for q in questions for target in q.targets}
 
-        masks = {name: value for name, value in answers.items() if name.startswith("mask/")}
-        own = {name: value for name, value in masks.items() if name.removeprefix("mask/") in WANTED}
-        pattern: Wanted = gathered(Wanted, "mask/", own)
-        sparsity = by_target(self.sparsities)
+        sparsity, asked = by_target(self.sparsities), by_target(self.weight_bits)
+        pattern: Wanted = gathered(Wanted, "mask/", _of(answers, "mask", WANTED))
+        whole = {name: _whole(float(bits), str(answers["quantize/project"])) for name, bits in asked.items()}
+        bits = {name: _whole(float(found), str(answers["quantize/project"]))
+                for name, found in by_target(self.activation_bits).items()}  # fmt: skip
+        weights = {name: str(answers["quantize/weights"]) for name in asked} | by_target(self.weight_quantizers)
+        weights |= {name: answers["quantize/ternary"] for name, found in asked.items() if found == TERNARY}
+        activations = dict.fromkeys(bits, answers["quantize/activations"]) | by_target(self.activation_quantizers)
         return Recipe(
             blends=self.mixing.blends(answers, str(answers["blend/normalise"])),
             ratios={name: float(value) for name, value in by_target(self.ratios).items()},
-            weight_bits={name: int(value) for name, value in by_target(self.weight_bits).items()},
-            activation_bits={name: int(value) for name, value in by_target(self.activation_bits).items()},
+            weight_bits=whole,
+            activation_bits=bits,
             recovery=gathered(Recovery, "recover/", answers),
             reduce=str(answers["reduce"]),
             rate=gathered(Rate, "rate/", answers),
@@ -64,13 +75,22 @@ class Space:
                 for name, kind in by_target(self.patterns).items()
                 if kind != "channel"
             },
-            masking=gathered(Masking, "mask/", {name: masks[name] for name in masks if name not in own}),
+            masking=replace(
+                gathered(Masking, "mask/", _of(answers, "mask", MASKING)),
+                penalty=gathered(Penalty, "mask/penalty/", answers),
+            ),
+            weight_quantizers={name: str(found) for name, found in weights.items()},
+            activation_quantizers={name: str(found) for name, found in activations.items()},
+            encodings={name: str(found) for name, found in by_target(self.encodings).items() if found != "cheapest"},
+            quantizing=gathered(Quantizing, "quantize/", _but(answers, "quantize", WHO)),
+            joint=_joint(answers, (weights, whole), (activations, bits)),
         )
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
         """All questions, the fixed ones included."""
-        layers = (*self.weight_bits, *self.activation_bits, *self.patterns, *self.sparsities)
+        rounding = (*self.weight_quantizers, *self.activation_quantizers, *self.encodings)
+        layers = (*self.weight_bits, *self.activation_bits, *rounding, *self.patterns, *self.sparsities)
         return (*self.ratios, *layers, *self.mixing.questions, *self.shared)
 
     @cached_property
@@ -143,3 +163,38 @@ class Space:
     def describe(self) -> dict[str, str]:
         """Parameter name to what may be answered, in words: for the record and for telling two spaces apart."""
         return {question.name: str(question.leaf) for question in self.questions}
+
+
+def _of(answers: Mapping[str, Scalar], section: str, keys: Collection[str]) -> dict[str, Scalar]:
+    """The answers of a section that belong to `keys`."""
+    return {f"{section}/{key}": answers[f"{section}/{key}"] for key in keys}
+
+
+def _but(answers: Mapping[str, Scalar], section: str, keys: Collection[str]) -> dict[str, Scalar]:
+    """The answers of a section that do not belong to `keys`."""
+    own = [name for name in answers if name.startswith(f"{section}/")]
+    return {name: answers[name] for name in own if name.removeprefix(f"{section}/") not in keys}
+
+
+def _whole(bits: float, project: str) -> int:
+    """Bits as a whole number, the nearest power of two if asked; ternary weights take two."""
+    if bits == TERNARY:
+        return 2
+    return int(bits) if project == "free" or bits == FLOAT else 2 ** round(log2(bits))
+
+
+Rounding = tuple[Mapping[str, Scalar], Mapping[str, int]]  # quantizers and bits by layer
+
+
+def _joint(answers: Mapping[str, Scalar], weights: Rounding, activations: Rounding) -> Joint | None:
+    """The joint training, if there is one: the bits of all layers that "djpq" rounds are free."""
+    if answers["joint/method"] == "none":
+        return None
+
+    def free(rounding: Rounding) -> dict[str, int]:
+        quantizers, bits = rounding
+        return {name: bits[name] for name, who in quantizers.items() if who == "djpq" and bits[name] < FLOAT}
+
+    build = partial(Joint, weight_bits=free(weights), activation_bits=free(activations))
+    found: Joint = gathered(build, "joint/", _but(answers, "joint", ("method",)))
+    return replace(found, minimum=int(answers["keep/minimum"]))

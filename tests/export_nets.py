@@ -1,15 +1,19 @@
 """A small net with one of everything, compressed with every bit-width: what the export tests share."""
 
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from paretune.compress.cut import cut
 from paretune.compress.groups import discover
-from paretune.compress.quantize import calibrate, quantize
+from paretune.compress.quantize import calibrate, quantize, tell_quantizers
 from paretune.inventory import Inventory
 from paretune.plan import GroupPlan, LayerPlan, Plan
+from paretune.tasks.digits import MEAN, STD
 
 
 class Mixed(nn.Module):
@@ -52,6 +56,51 @@ BITS = {
     "stem": (8, 32), "depthwise": (2, 8), "grouped": (3, 4), "join": (4, 8),
     "tokens": (6, 8), "hidden": (5, 6), "head": (32, 32),
 }  # fmt: skip
+
+
+class Written(nn.Module):
+    """Eight layers for digits (n, 1, 8, 8), ten classes: residual, concatenation, depthwise, three linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.depthwise, self.depthwise_norm = nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.BatchNorm2d(12)
+        self.point, self.point_norm = nn.Conv2d(12, 18, 1, bias=False), nn.BatchNorm2d(18)
+        self.join = nn.Conv2d(30, 12, 1)
+        self.down, self.down_norm = nn.Conv2d(12, 24, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(24)
+        self.hidden, self.mix, self.head = nn.Linear(384, 24), nn.Linear(24, 24, bias=False), nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem_norm(self.stem(x)).relu()
+        y = self.point_norm(self.point(self.depthwise_norm(self.depthwise(x)).relu())).relu()
+        x = x + self.join(torch.cat([x, y], 1))
+        x = self.hidden(self.down_norm(self.down(x)).relu().flatten(1)).relu()
+        logits: Tensor = self.head(self.mix(x).relu())
+        return logits
+
+
+@cache
+def written_digits() -> tuple[Tensor, Tensor]:
+    """All 1,797 digits of scikit-learn in a fixed random order, scaled as the digits task does, and their classes."""
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    scaled = (pixels[order] / 16.0).reshape(-1, 1, 8, 8)
+    return torch.tensor((scaled - MEAN) / STD, dtype=torch.float32), torch.tensor(labels[order])
+
+
+def descend(model: nn.Module, steps: int, lr: float) -> None:
+    """SGD on the first 900 digits in batches of 64, in place; quantizers are told how far it is."""
+    inputs, labels = written_digits()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    model.train()
+    for step in range(steps):
+        rows = (torch.arange(64) + 64 * step) % 900
+        tell_quantizers(model, step / steps)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs[rows]), labels[rows]).backward()
+        optimizer.step()
+    tell_quantizers(model, 1.0)
+    model.eval()
 
 
 def images(count: int, shape: tuple[int, ...] = (3, 8, 8)) -> Tensor:

@@ -28,6 +28,7 @@ WALLS = {
     "torchvision": {"tasks"},
     "torch_pruning": {"compress/groups.py"},
     "kneed": {"compress/knee.py"},
+    "constriction": {"export/entropy.py"},
     "sklearn": {"tasks"},
     "optuna": {"search"},
     "hydra": {"search/launch.py"},

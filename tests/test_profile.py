@@ -6,7 +6,7 @@ import pytest
 from hand_made import small_inventory, units
 
 from paretune.inventory import Group, Inventory, Layer, Member
-from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
+from paretune.plan import DENSE, Codes, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import Row, cut_shape, profile
 
 INVENTORY = small_inventory()
@@ -64,13 +64,30 @@ def test_a_masked_profile() -> None:
     assert zeros(found["stem"]) == ("unstructured", 11, 7, 1)
     assert zeros(found["head"]) == ("partition", 60, 3, 4)
     for name, row in found.items():
-        assert replace(row, pattern="", nonzeros=row.weights, index_bytes=0, parts=1) == bare[name]
+        assert replace(row, pattern="", nonzeros=row.weights, kept=row.weights, index_bytes=0, parts=1) == bare[name]
         if name not in ("stem", "head"):
             assert zeros(row) == ("", row.weights, 0, 1)
 
 
 def zeros(row: Row) -> tuple[str, int, int, int]:
     return row.pattern, row.nonzeros, row.index_bytes, row.parts
+
+
+def test_codes_say_how_many_of_the_kept_weights_are_zero_after_all() -> None:
+    codes = Codes(nonzeros=9, distinct=3, entropy_bits=20, huffman_bits=22, gap_bits=2, entries=12)
+    loose = Pattern(kind="unstructured", nonzeros=11, index_bytes=7, stored="")
+    stem = LayerPlan(layer="stem", weight_bits=2, pattern=loose, weight_quantizer="ternary", encoding="entropy")
+    asked, trained = (rows(Plan(layers=(replace(stem, codes=one),)))["stem"] for one in (None, codes))
+    assert (asked.kept, asked.nonzeros, asked.codes) == (11, 11, None)
+    assert (trained.kept, trained.nonzeros, trained.codes) == (11, 9, codes)
+    assert (trained.quantizer, trained.encoding) == ("ternary", "entropy")
+
+
+def test_a_codebook_stores_its_levels_and_an_exponent_is_a_number_of_its_own() -> None:
+    stem = LayerPlan(layer="stem", weight_bits=3, activation_bits=4)
+    plain = rows(Plan(layers=(stem,)))["stem"].floats
+    assert rows(Plan(layers=(replace(stem, weight_quantizer="codebook"),)))["stem"].floats == plain + 2 * 3  # ±(2² - 1)
+    assert rows(Plan(layers=(replace(stem, activation_quantizer="djpq"),)))["stem"].floats == plain + 1
 
 
 def test_keeping_everything_is_the_dense_profile() -> None:

@@ -15,9 +15,9 @@ from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective, Trial
 from paretune.inventory import Layer
 from paretune.outcome import Outcome, Rung
-from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
+from paretune.plan import DENSE, Codes, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import profile
-from paretune.recipe import Blend, Pruning, Recipe, Recovery, Wanted
+from paretune.recipe import Blend, Joint, Penalty, Pruning, Quantizing, Recipe, Recovery, Wanted
 from paretune.records import digest, from_plain, to_plain
 
 INVENTORY = small_inventory()
@@ -69,11 +69,20 @@ PRUNING = Pruning(
     schedule="cubic", rounds=3, epochs=5, lr=0.1, wanted={"stem": WANTED}, blends={"stem": RECIPE.blends["a"]}
 )
 MASKED = dataclasses.replace(PLAN, pruning=PRUNING, layers=(dataclasses.replace(PLAN.layers[0], pattern=PATTERN),))
+CODES = Codes(nonzeros=2, distinct=3, entropy_bits=5, huffman_bits=6, gap_bits=2, entries=3)
+JOINT = Joint(epochs=2, lr=0.1, weight_bits={"stem": 8}, activation_bits={}, done=True)
+TRAINED = dataclasses.replace(
+    PLAN,
+    joint=JOINT,
+    quantizing=Quantizing(steps=2),
+    pruning=dataclasses.replace(PRUNING, penalty=Penalty(clip="rank")),
+    layers=(dataclasses.replace(PLAN.layers[0], weight_quantizer="djpq", encoding="entropy", codes=CODES),),
+)
 EXAMPLES: list[Any] = [
-    *INVENTORY.layers, GROUP, GROUP.members[0], INVENTORY, DENSE, PLAN, MASKED, ALIKE, PATTERN, PRUNING, WANTED, CURVE,
-    KNEE, RECIPE.blends["a"], RECIPE.rate, RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0],
-    PLAN.recovery,
-    RECIPE, profile(INVENTORY, PLAN)[0], FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, FINDINGS, BESIDE,
+    CODES, JOINT, TRAINED, RECIPE.quantizing, RECIPE.masking.penalty, *INVENTORY.layers, GROUP, GROUP.members[0],
+    INVENTORY, DENSE, PLAN, MASKED, ALIKE, PATTERN, PRUNING, WANTED, CURVE, KNEE, RECIPE.blends["a"], RECIPE.rate,
+    RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0], PLAN.recovery, RECIPE, profile(INVENTORY, PLAN)[0],
+    FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, FINDINGS, BESIDE,
 ]  # fmt: skip
 MODULES = ("alike", "curve", "inventory", "plan", "profile", "recipe", "outcome", "findings")
 
@@ -145,3 +154,11 @@ def test_what_is_none_by_default_and_in_fact_is_not_written() -> None:
     assert "pattern" not in to_plain(PLAN.layers[0])
     assert to_plain(MASKED.layers[0])["pattern"] == to_plain(PATTERN)
     assert to_plain(TRIAL)["plan"] is None, "a field without a default is written"
+
+
+def test_a_quiet_field_is_written_only_if_it_has_not_its_default() -> None:
+    assert {"weight_quantizer", "activation_quantizer", "encoding"}.isdisjoint(to_plain(PLAN.layers[0]))
+    assert to_plain(TRAINED.layers[0])["weight_quantizer"] == "djpq"
+    assert "activation_quantizer" not in to_plain(TRAINED.layers[0])
+    assert to_plain(PLAN.recovery)["distill"] == "logits"
+    assert to_plain(Recovery(epochs=1, lr=0.1))["distill"] == "none", "other defaults are written"

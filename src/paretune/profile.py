@@ -4,18 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+from paretune.frozen import activation_floats, stored_levels
 from paretune.inventory import Inventory, Layer
-from paretune.plan import FLOAT, LayerPlan, Plan
+from paretune.plan import FLOAT, Codes, LayerPlan, Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One layer after the plan.
 
-    `weights` counts the entries of the weight tensor, `nonzeros` those that its pattern leaves, `index_bytes` what it takes
-    to say where they are and `pattern` its kind ("" without a mask; `parts` of a partition), `params` everything learnable, `scales` the
-    float32 quantization steps stored beside the weights and `floats` the float32 numbers stored
-    plainly (biases, a folded batch norm's shift, what an unfolded norm holds, buffers, the activation step).
+    `weights` counts the entries of the weight tensor, `kept` those that its pattern leaves, `nonzeros` those of them that are not zero
+    as far as that is known (`codes`, once it is trained), `index_bytes` what it takes
+    to say where the kept ones are and `pattern` its kind ("" without a mask; `parts` of a partition), `params` everything learnable,
+    `scales` the float32 quantization steps stored beside the weights and `floats` the float32 numbers stored plainly (biases,
+    a folded batch norm's shift, what an unfolded norm holds, buffers, the activation step, a codebook's levels).
+    `quantizer` and `encoding` are as in `LayerPlan`.
     `channels` is the number of outputs. `macs` counts one multiply-add once, for one sample.
     """
 
@@ -31,9 +34,13 @@ class Row:
     scales: int
     floats: int
     nonzeros: int
+    kept: int = 0
     pattern: str = ""
     index_bytes: int = 0
     parts: int = 1
+    quantizer: str = "lsq"
+    encoding: str = "cheapest"
+    codes: Codes | None = None
 
 
 Profile = tuple[Row, ...]
@@ -65,15 +72,18 @@ def _row(inventory: Inventory, layer: Layer, plan: Plan) -> Row:
     if layer.kind in ("conv", "linear"):
         quantized = bits.weight_bits < FLOAT
         shift = channels if layer.bias or layer.norm else 0
-        step = 1 if bits.activation_bits < FLOAT else 0
+        levels = stored_levels(bits.weight_quantizer, bits.weight_bits)
+        step = activation_floats(bits.activation_quantizer, bits.activation_bits)
         mask = bits.pattern
+        kept = mask.nonzeros if mask else weights
         return Row(
             name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels,
             macs=weights * layer.positions, params=weights + (channels if layer.bias else 0), weights=weights,
             weight_bits=bits.weight_bits, activation_bits=bits.activation_bits,
-            scales=channels if quantized else 0, floats=shift + step,
-            nonzeros=mask.nonzeros if mask else weights, pattern=mask.kind if mask else "",
+            scales=channels if quantized else 0, floats=shift + step + levels,
+            nonzeros=bits.codes.nonzeros if bits.codes else kept, kept=kept, pattern=mask.kind if mask else "",
             index_bytes=mask.index_bytes if mask else 0, parts=mask.parts or 1 if mask else 1,
+            quantizer=bits.weight_quantizer, encoding=bits.encoding, codes=bits.codes,
         )  # fmt: skip
     norm = layer.kind == "norm"
     learned = channels * (layer.affine + layer.bias) if norm else weights

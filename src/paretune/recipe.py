@@ -11,7 +11,12 @@ REDUCE = ("mean", "sum", "max")
 SCOPES = ("layer", "global")
 LAYOUTS = ("channel_group", "filter")
 SPARSE = ("unstructured", "pe_block")  # patterns that read a sparsity; the others remove a fixed share
-SCHEDULES = ("one_shot", "geometric", "cubic", "flipout", "magnitude")
+SCHEDULES = ("one_shot", "geometric", "cubic", "flipout", "magnitude", "clipped_lasso", "group_lasso", "normalised")
+LASSO = ("clipped_lasso", "group_lasso")  # schedules under a penalty
+CLIPS = ("mean", "rank", "mix", "global")  # where the penalty of a group is clipped
+TERNARY = 1.6  # bits asked for by "ternary": five of -1, 0, 1 fit into eight bits
+GRADIENTS = ("tangent", "plain")
+BIT_SETS = ("free", "power_of_two")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,11 +79,28 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Penalty:
+    """A group lasso over blocks of weights, whose pull may end where a block is large.
+
+    Added to the loss: `strength` × Σ min(‖block‖₂, δ) over the blocks of all masked layers. δ is `ratio` × the mean norm of the
+    layer's blocks ("mean"), the norm below which the share `ratio` of them lies ("rank") or the smaller of that and the mean
+    norm ("mix"). With "global" the share `ratio` of all blocks with the smallest mean |w| is pulled, the others are not.
+    `detached` 1: δ has no gradient, so that large blocks feel no pull; 0: it has.
+    """
+
+    strength: float = 1e-3
+    ratio: float = 0.5
+    clip: str = "mean"
+    detached: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pruning:
     """Masks that are found while the network trains, not before.
 
     "geometric" and "cubic" score, mask and tune in rounds; "flipout" counts sign changes in one training, "magnitude" is its
-    control: the same training and times of pruning, ranked by |w|.
+    control: the same training and times of pruning, ranked by |w|. "clipped_lasso" trains quantized weights under `penalty` and masks the
+    blocks that end as zeros; "group_lasso" is its control, without clipping. "normalised" masks small weights of filters of unit norm.
 
     `schedule` is one of `SCHEDULES` but "one_shot": the sparsity rises in `rounds` steps over `epochs` of training in float at peak
     learning rate `lr`. `wanted` and `blends` (how weights are ranked; unused by flipout) go by layer. `scope` "global" uses one threshold
@@ -95,6 +117,52 @@ class Pruning:
     noise: float = 1.0
     power: float = 2.0
     minimum: int = 1
+    penalty: Penalty | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantizing:
+    """What the quantizers of all layers share; see the tables in `paretune.compress.quantizers`.
+
+    `threshold` times the largest (`of` "max") or mean ("mean") |w| of a layer is where ternary weights become zero. INQ freezes its
+    weights in `steps`. `pull`, `gradient` and `freeze` (the last share of training in which signs stay) belong to prune_ternary,
+    `decay` (L2 on the clipping value) to PACT.
+    """
+
+    threshold: float = 0.05
+    of: str = "max"
+    steps: int = 4
+    pull: float = 1e-4
+    gradient: str = "tangent"
+    freeze: float = 0.1
+    decay: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Joint:
+    """Channels and bits that one training finds together (DJPQ; Wang et al. 2020, https://arxiv.org/abs/2007.10463).
+
+    `epochs` at peak learning rate `lr`, `rate` for gates and quantizers. The loss is the task's + `gamma` × the information that passes
+    the gates + `beta` × bit operations relative to 32 × 32 bits. A channel leaves when its gate's μ²/σ² is below `threshold`; `softness` blurs
+    that step, on the logarithm, for the gradient. Bits stay within `least` and 8, "free" or rounded to a `bits` "power_of_two"; `exponent` 1 learns
+    the quantizers' exponents, 0 keeps them at 1. `weight_bits` and `activation_bits` are the start, by layer. At least
+    `minimum` channels of a group stay. `done` says that a plan holds what was found.
+    """
+
+    epochs: int
+    lr: float
+    weight_bits: dict[str, int]
+    activation_bits: dict[str, int]
+    rate: float = 0.02
+    gamma: float = 3e-4
+    beta: float = 1.0
+    threshold: float = 1.0
+    softness: float = 1.0
+    least: int = 2
+    bits: str = "free"
+    exponent: int = 1
+    minimum: int = 1
+    done: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +200,7 @@ class Masking:
     lr: float = 0.02
     noise: float = 1.0
     power: float = 2.0
+    penalty: Penalty = field(default_factory=Penalty)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +217,9 @@ class Recipe:
 
     `blends` say by group and by layer how units are ranked, `reduce` how the layers of a group are combined.
     `ratios` maps groups to the share of channels *removed*, in [0, 1); `wanted` maps layers to the zeros asked for;
-    `weight_bits` and `activation_bits` map layers to bits (32 leaves them in float).
+    `weight_bits` and `activation_bits` map layers to bits (32 leaves them in float), `weight_quantizers` and `activation_quantizers`
+    to who rounds them (none named: "lsq"), `encodings` to how they are stored (none named: "cheapest"). `joint` is None unless one training
+    finds channels and bits.
     """
 
     blends: dict[str, Blend]
@@ -161,3 +232,8 @@ class Recipe:
     keep: Keep = field(default_factory=Keep)
     wanted: dict[str, Wanted] = field(default_factory=dict)
     masking: Masking = field(default_factory=Masking)
+    weight_quantizers: dict[str, str] = field(default_factory=dict)
+    activation_quantizers: dict[str, str] = field(default_factory=dict)
+    encodings: dict[str, str] = field(default_factory=dict)
+    quantizing: Quantizing = field(default_factory=Quantizing)
+    joint: Joint | None = None

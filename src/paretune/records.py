@@ -11,17 +11,31 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_QUIET = {"quiet": True}
+
+
+def quiet(default: Any) -> Any:
+    """A dataclass field that is not written when it has its default, which therefore must never change."""
+    return dataclasses.field(default=default, metadata=_QUIET)
+
 
 def to_plain(record: Any) -> Any:
-    """`record` as dicts, lists and scalars, ready for `json.dumps`. A field that is None by default and in fact is left out."""
+    """`record` as dicts, lists and scalars, ready for `json.dumps`.
+
+    A field that is None, or quiet, by default is left out if it has its default.
+    """
     if dataclasses.is_dataclass(record):
         fields = ((field, getattr(record, field.name)) for field in dataclasses.fields(record))
-        return {f.name: to_plain(value) for f, value in fields if value is not None or f.default is not None}
+        return {f.name: to_plain(value) for f, value in fields if not _left_out(f, value)}
     if isinstance(record, Mapping):
         return {str(key): to_plain(value) for key, value in record.items()}
     if isinstance(record, (tuple, list)):
         return [to_plain(value) for value in record]
     return record
+
+
+def _left_out(field: Any, value: Any) -> bool:
+    return (value is None and field.default is None) or ("quiet" in field.metadata and value == field.default)
 
 
 Reader = Callable[[Any], Any]

@@ -12,7 +12,8 @@ from paretune.compress import recover
 from paretune.compress.cut import cut
 from paretune.compress.groups import discover
 from paretune.compress.hints import Hints, kept_inputs, reading
-from paretune.compress.quantize import ActivationQuantizer, quantize
+from paretune.compress.quantize import quantize
+from paretune.compress.quantizer import ActivationQuantizer
 from paretune.compress.recover import Teacher, finetune
 from paretune.errors import ParetuneError
 from paretune.plan import LayerPlan, Plan

@@ -1,4 +1,4 @@
-"""Zero stays zero, codes stay in range, gradients are LSQ's, and more bits never hurt."""
+"""Zero stays zero, codes stay in range, gradients are LSQ's, more bits never hurt; and how quantizers are attached."""
 
 import numpy as np
 import pytest
@@ -7,22 +7,25 @@ from compress_nets import build
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paretune.compress.learned import LearnedActivation, LearnedWeight
 from paretune.compress.masks import attach
 from paretune.compress.quantize import (
-    SAMPLE,
-    ActivationQuantizer,
-    WeightQuantizer,
-    _Rounded,
-    activation_range,
-    best_step,
+    WeightCodes,
     calibrate,
     quantize,
     quantized_weight,
+    tell_quantizers,
     weight_codes,
-    weight_levels,
+    weight_quantizer,
 )
-from paretune.errors import ImpossiblePlan
+from paretune.compress.quantizer import SAMPLE
+from paretune.compress.quantizers import make_activation_quantizer, make_weight_quantizer
+from paretune.compress.rounding import activation_range, best_step, straight
+from paretune.compress.rounding import rounded as rounded_to
+from paretune.errors import ImpossiblePlan, UnknownName
+from paretune.frozen import top_code
 from paretune.plan import LayerPlan, Plan
+from paretune.recipe import Quantizing
 
 BITS = range(2, 9)
 
@@ -39,8 +42,23 @@ def heavy(seed: int) -> Tensor:
 
 
 def rounded(x: Tensor, step: Tensor | float, low: int, high: int) -> Tensor:
-    made: Tensor = _Rounded.apply(x, torch.as_tensor(step), low, high)  # type: ignore[no-untyped-call]
+    return rounded_to(x, torch.as_tensor(step), low, high)
+
+
+def of_weight(weight: Tensor, bits: int) -> LearnedWeight:
+    made = make_weight_quantizer("lsq", weight, bits, Quantizing())
+    assert isinstance(made, LearnedWeight)
     return made
+
+
+def of_activation(bits: int) -> LearnedActivation:
+    made = make_activation_quantizer("lsq", bits, Quantizing())
+    assert isinstance(made, LearnedActivation)
+    return made
+
+
+def codes_of(net: nn.Module, name: str = "0") -> WeightCodes:
+    return weight_codes(net.get_submodule(name))
 
 
 def plan_of(bits: int, *names: str, activations: int = 32) -> Plan:
@@ -49,18 +67,39 @@ def plan_of(bits: int, *names: str, activations: int = 32) -> Plan:
 
 @pytest.mark.parametrize("bits", BITS)
 def test_codes_are_symmetric_and_unsigned_ones_use_every_level(bits: int) -> None:
-    assert weight_levels(bits) == 2 ** (bits - 1) - 1
-    assert activation_range(bits, signed=True) == (-weight_levels(bits), weight_levels(bits))
+    assert top_code(bits) == 2 ** (bits - 1) - 1
+    assert activation_range(bits, signed=True) == (-top_code(bits), top_code(bits))
     assert activation_range(bits, signed=False) == (0, 2**bits - 1)
 
 
-@pytest.mark.parametrize("bits", [-1, 0, 1, 9, 16])
-def test_bits_that_cannot_keep_zero_are_an_impossible_plan(bits: int) -> None:
-    match = f"need 2 to 8 bits; got {bits}"
-    with pytest.raises(ImpossiblePlan, match=match):
+@pytest.mark.parametrize("bits", [-1, 0, 9, 16])
+def test_bits_that_a_quantizer_has_not_are_an_impossible_plan(bits: int) -> None:
+    with pytest.raises(ImpossiblePlan, match=f"the quantizer 'lsq' of weights has 2 to 8 bits, got {bits}$"):
         quantize(nn.Sequential(nn.Linear(2, 2)), plan_of(bits, "0"))
-    with pytest.raises(ImpossiblePlan, match=match):
+    with pytest.raises(ImpossiblePlan, match=f"the quantizer 'lsq' of activations has 1 to 8 bits, got {bits}$"):
         quantize(nn.Sequential(nn.Linear(2, 2)), plan_of(32, "0", activations=bits))
+
+
+def test_the_message_says_who_has_these_bits() -> None:
+    with pytest.raises(ImpossiblePlan, match=r"'lsq' of weights has 2 to 8 bits, got 1; 1 bits: .*dorefa"):
+        quantize(nn.Sequential(nn.Linear(2, 2)), plan_of(1, "0"))
+
+
+@pytest.mark.parametrize("of", ["weight", "activation"])
+def test_a_quantizer_that_does_not_exist_is_named_with_the_nearest(of: str) -> None:
+    row = LayerPlan(layer="0", **{f"{of}_bits": 4, f"{of}_quantizer": "lsqq"})  # type: ignore[arg-type]
+    with pytest.raises(UnknownName, match=f"no {of} quantizer is called 'lsqq'. Did you mean 'lsq'"):
+        quantize(nn.Sequential(nn.Linear(2, 2)), Plan(layers=(row,)))
+
+
+def test_one_bit_is_enough_for_activations_above_zero_only() -> None:
+    """{0, step} and no other value; -1 and 1 would leave no zero."""
+    quantizer = of_activation(1)
+    quantizer.calibrate(normal(0).relu())
+    assert (quantizer.low, quantizer.high) == (0, 1)
+    assert quantizer(normal(0)).unique().tolist() == [0, quantizer.positive_step().item()]
+    with pytest.raises(ImpossiblePlan, match="activations below zero need 2 bits or more, got 1"):
+        quantizer.calibrate(normal(0))
 
 
 def test_rounding_is_what_the_formula_says() -> None:
@@ -73,20 +112,29 @@ def test_rounding_is_what_the_formula_says() -> None:
 def test_zero_stays_exactly_zero(bits: int) -> None:
     weight = normal(bits)
     weight[:, ::3] = 0
-    quantized = WeightQuantizer(weight, bits)(weight)
+    quantized = of_weight(weight, bits)(weight)
     assert not quantized[:, ::3].any()
-    quantizer = ActivationQuantizer(bits)
+    quantizer = of_activation(bits)
     for x in (normal(1), normal(1).relu()):
         quantizer.calibrate(x)
         assert not quantizer(torch.zeros(5)).any()
 
 
+def test_a_straight_through_estimate_has_the_value_of_one_and_the_gradient_of_another() -> None:
+    x, value = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([5.0, -7.0])
+    made = straight(x.square(), value)
+    made.sum().backward()
+    assert torch.equal(made.detach(), value)
+    assert x.grad is not None
+    assert x.grad.tolist() == [2, 4]
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_a_channel_has_at_most_that_many_levels(bits: int) -> None:
     weight = normal(bits, values=2000)
-    for row in WeightQuantizer(weight, bits)(weight):
+    for row in of_weight(weight, bits)(weight):
         assert len(row.unique()) <= 2**bits - 1
-    quantizer = ActivationQuantizer(bits)
+    quantizer = of_activation(bits)
     quantizer.calibrate(weight.relu())
     assert len(quantizer(weight.relu()).unique()) <= 2**bits
 
@@ -100,7 +148,7 @@ def error(x: Tensor, low: int, high: int) -> Tensor:
 @pytest.mark.parametrize("draw", [normal, heavy])
 def test_more_bits_never_enlarge_the_weight_error(draw: object, seed: int) -> None:
     x = draw(seed)  # type: ignore[operator]
-    signed = torch.stack([error(x, -weight_levels(bits), weight_levels(bits)) for bits in BITS])
+    signed = torch.stack([error(x, -top_code(bits), top_code(bits)) for bits in BITS])
     unsigned = torch.stack([error(x.abs(), 0, 2**bits - 1) for bits in BITS])
     for errors in (signed, unsigned):
         assert (errors[1:] <= errors[:-1]).all()
@@ -121,12 +169,12 @@ def test_values_on_a_grid_are_kept_exactly() -> None:
     codes[:, 0] = 7
     x = codes * torch.tensor([[0.5], [1.0], [2.0], [0.25]])
     assert best_step(x, -7, 7).tolist() == [0.5, 1.0, 2.0, 0.25]
-    assert torch.equal(WeightQuantizer(x, 4)(x), x)
+    assert torch.equal(of_weight(x, 4)(x), x)
 
 
 def test_a_row_of_zeros_gets_a_positive_step() -> None:
     assert best_step(torch.zeros(2, 5), -7, 7).tolist() == [1.0, 1.0]
-    assert torch.equal(WeightQuantizer(torch.zeros(2, 5), 4)(torch.zeros(2, 5)), torch.zeros(2, 5))
+    assert torch.equal(of_weight(torch.zeros(2, 5), 4)(torch.zeros(2, 5)), torch.zeros(2, 5))
 
 
 def test_the_gradient_of_the_input_passes_inside_and_stops_outside() -> None:
@@ -149,7 +197,7 @@ def test_the_gradient_of_the_step_is_lsqs() -> None:
 
 def test_every_channel_has_the_gradient_of_its_own_values() -> None:
     weight = normal(0, rows=3, values=10)
-    quantizer = WeightQuantizer(weight, 3)
+    quantizer = of_weight(weight, 3)
     quantizer(weight).square().sum().backward()
     for row, grad, step in zip(weight, quantizer.step.grad, quantizer.step.detach(), strict=True):  # type: ignore[arg-type]
         alone = step.clone().requires_grad_()
@@ -172,7 +220,7 @@ def test_where_everything_is_clipped_the_step_has_its_true_derivative() -> None:
 
 
 def test_a_step_that_turns_negative_still_quantizes() -> None:
-    quantizer = WeightQuantizer(normal(0), 4)
+    quantizer = of_weight(normal(0), 4)
     before = quantizer(normal(0))
     quantizer.step.data.neg_()
     assert torch.equal(quantizer(normal(0)), before)
@@ -202,7 +250,7 @@ def test_calibration_looks_at_every_pixel_of_a_large_batch() -> None:
     """The sample must not skip the same columns of every row: here only the first column is tiny."""
     x = normal(0, rows=4 * SAMPLE // 16, values=16).abs() + 1
     x[:, ::4] /= 1000
-    quantizer = ActivationQuantizer(4)
+    quantizer = of_activation(4)
     quantizer.calibrate(x)
     assert quantizer.step.item() == pytest.approx(best_step(x.flatten()[None], 0, 15).item(), rel=0.15)
 
@@ -223,7 +271,7 @@ def test_a_layer_called_by_keyword_is_quantized_as_one_called_by_position() -> N
 
 def test_an_activation_quantizer_lets_everything_through_until_it_is_calibrated() -> None:
     x = normal(0)
-    assert torch.equal(ActivationQuantizer(4)(x), x)
+    assert torch.equal(of_activation(4)(x), x)
 
 
 def test_layers_at_32_bits_stay_as_they_are() -> None:
@@ -239,8 +287,10 @@ def test_codes_times_steps_are_the_weights_the_layer_uses() -> None:
     quantize(net, plan_of(3, "2.0"))
     layer = net.get_submodule("2.0")
     assert quantized_weight(layer)
-    codes, steps, bits = weight_codes(layer)
-    assert (codes.dtype, codes.shape, steps.shape, bits) == (np.int8, (12, 4, 3, 3), (12,), 3)
+    found = weight_codes(layer)
+    codes, steps = found.codes, found.scales
+    assert (codes.dtype, codes.shape, steps.shape, found.levels.shape) == (np.int8, (12, 4, 3, 3), (12,), (0,))
+    assert (found.bits, found.grid, found.quantizer) == (3, "uniform", "lsq")
     assert np.abs(codes).max() <= 3
     np.testing.assert_array_equal(codes * steps[:, None, None, None], layer.weight.detach().numpy())
 
@@ -272,8 +322,8 @@ def test_steps_fit_what_a_mask_leaves(bits: int) -> None:
     weight = net[0].weight.detach().clone()
     attach(net, {"0": mask.numpy()})
     quantize(net, plan_of(bits, "0"))
-    top = weight_levels(bits)
-    _, steps, _ = weight_codes(net[0])
+    top = top_code(bits)
+    steps = codes_of(net).scales
     np.testing.assert_array_equal(steps, best_step(weight * mask, -top, top).numpy())
     assert (steps[:4] < best_step(weight, -top, top).numpy()[:4]).all()
     assert steps[4] == 1
@@ -288,8 +338,9 @@ def test_codes_are_zero_where_the_mask_is_in_either_order(first: str, bits: int)
     quantize(net, plan_of(bits, "0"))
     if first == "quantizer":
         attach(net, {"0": mask.numpy()})
-    codes, steps, found = weight_codes(net[0])
-    assert found == bits
+    found = codes_of(net)
+    codes, steps = found.codes, found.scales
+    assert found.bits == bits
     assert not codes[~mask.numpy()].any()
     assert codes[mask.numpy()].any()
     np.testing.assert_array_equal(codes * steps[:, None], net[0].weight.detach().numpy())
@@ -307,9 +358,39 @@ def test_a_mask_alone_is_no_quantizer() -> None:
 def test_a_mask_of_ones_changes_no_code() -> None:
     (one, _), (two, _) = holed(), holed()
     attach(one, {"0": np.ones((6, 32), np.bool_)})
-    for found, want in zip(
-        weight_codes(quantize(one, plan_of(3, "0"))[0]),  # type: ignore[index]
-        weight_codes(quantize(two, plan_of(3, "0"))[0]),  # type: ignore[index]
-        strict=True,
-    ):
-        np.testing.assert_array_equal(found, want)
+    found, want = (codes_of(quantize(net, plan_of(3, "0"))) for net in (one, two))
+    np.testing.assert_array_equal(found.codes, want.codes)
+    np.testing.assert_array_equal(found.scales, want.scales)
+
+
+def test_layers_that_have_a_quantizer_keep_it() -> None:
+    net, _ = holed()
+    quantize(net, plan_of(3, "0", activations=4))
+    first, hooks = weight_quantizer(net[0]), dict(net[0]._forward_pre_hooks)
+    assert first is not None
+    first.step.data.mul_(2)  # type: ignore[operator]
+    before, rounding = net[0].weight.detach().clone(), net[0].activation_quantizer
+    quantize(net, plan_of(3, "0", activations=4))
+    assert weight_quantizer(net[0]) is first
+    assert net[0].activation_quantizer is rounding
+    assert net[0]._forward_pre_hooks == hooks
+    assert torch.equal(net[0].weight, before)
+
+
+def test_every_weight_quantizer_is_told_how_far_training_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[LearnedWeight, float]] = []
+    monkeypatch.setattr(LearnedWeight, "at", lambda self, done: told.append((self, done)))
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    quantize(net, plan_of(4, "0", "2", activations=4))
+    tell_quantizers(net, 0.25)
+    assert told == [(weight_quantizer(net[0]), 0.25), (weight_quantizer(net[2]), 0.25)]
+
+
+def test_a_calibration_set_must_hold_numbers() -> None:
+    net = quantize(nn.Sequential(nn.Linear(6, 2)), plan_of(32, "0", activations=4))
+    with pytest.raises(ImpossiblePlan, match="the calibration set is empty"):
+        calibrate(net, torch.empty(0, 6))
+    batch = normal(0, 8, 6)
+    batch[1, 2], batch[3, 4] = float("nan"), float("inf")
+    with pytest.raises(ImpossiblePlan, match="the calibration set holds 2 numbers that are not finite"):
+        calibrate(net, batch)

@@ -241,7 +241,7 @@ def test_weights_decay_and_nothing_else_does() -> None:
     model = net()
     quantize(model, Plan(layers=(LayerPlan(layer="0", weight_bits=4),)))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups: Iterator[dict[str, object]] = iter(recover._parameters(model))
+    groups: Iterator[dict[str, object]] = iter(recover.parameter_groups(model))
     decayed, rest = ({names[id(p)] for p in group["params"]} for group in groups)  # type: ignore[attr-defined]
     assert decayed == {"0.parametrizations.weight.original", "4.weight"}
     assert decayed | rest == set(names.values())

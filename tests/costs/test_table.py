@@ -78,7 +78,8 @@ def test_tfc_w2a2_has_the_numbers_of_qonnx() -> None:
     assert bops(rows) == 236_032
     assert sum(row.weights * row.weight_bits for row in rows) == 118_016
     steps = (64 + 64 + 64 + 10) + 4  # per output channel, and one per activation
-    assert size_bytes(rows) == 118_016 // 8 + 4 * steps + HEADER_BYTES
+    packed = sum(ceil(row.weights / 5) for row in rows)  # five ternary weights in a byte instead of four
+    assert size_bytes(rows) == packed + 4 * steps + HEADER_BYTES
 
 
 def test_the_dense_costs_of_the_small_model() -> None:
@@ -104,7 +105,7 @@ def test_the_costs_of_a_cut_and_quantized_model() -> None:
     assert macs(rows) == stem * 16 + body * 16 + head
     assert bops(rows) == stem * 16 * 3 * 8 + body * 16 * 2 * 4 + head * 32 * 32
     packed = ceil(stem * 3 / 8) + 4 * (3 + 3 + 1)  # codes; scales, shifts, activation step
-    packed += ceil(body * 2 / 8) + 4 * (1 + 1 + 1) + 4 * 4 * 1  # and an unfolded norm of one channel
+    packed += ceil(body / 5) + 4 * (1 + 1 + 1) + 4 * 4 * 1  # ternary; and an unfolded norm of one channel
     packed += 4 * 5 + 4 * (head + 10)
     assert size_bytes(rows) == HEADER_BYTES + packed
 
@@ -169,8 +170,10 @@ def test_the_costs_of_a_masked_model() -> None:
     assert effective_macs(rows) == 7 * 16 + 24 * 16 + 100
     assert effective_bops(rows) == (7 * 16 + 100) * 3 * 3 + 24 * 16 * 32 * 32
     assert size_bytes(rows) == HEADER_BYTES + (
-        (5 + 3 + 4 * (4 + 4 + 1))  # index; 21 bits of codes; scales, shifts, activation step
-        + (5 + 38 + 4 * (10 + 10 + 1))  # 300 bits
+        (
+            4 + 3 + 3 + 4 * (4 + 4 + 1)
+        )  # rows: 5 pointers and 7 columns in 3 and 5 bits, 21 bits of codes; scales, shifts
+        + (30 + 38 + 4 * (10 + 10 + 1))  # 240 bits say which stay, 300 bits are codes
         + 4 * (24 + 6 + 4 * 6 + 5)  # the other layer and its norm, a free parameter
     )
     # Hardware that skips no zeros, and what learns behind a mask, count as before.

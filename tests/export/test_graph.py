@@ -1,5 +1,7 @@
 """The ONNX graph stores whole numbers and predicts what PyTorch predicts, with and without optimisations."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -17,7 +19,8 @@ from paretune.compress.groups import discover
 from paretune.compress.patterns import mask_of
 from paretune.errors import ParetuneError
 from paretune.export.graph import check_exportable, stored_floats, stored_weights, to_onnx
-from paretune.frozen import Frozen
+from paretune.export.grids import held_as_float, input_grid
+from paretune.frozen import Frozen, FrozenLayer
 
 ALL = ["everything", "hostile", "kept", "bare", "named"]
 LEVELS = [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL]
@@ -188,6 +191,87 @@ def test_the_graph_holds_exactly_the_frozen_numbers(net: str, request: pytest.Fi
         assert np.array_equal(scales, layer.scales)
         if layer.bias is not None:
             assert np.array_equal(stored_floats(exported.graph)[f"{name}.bias"], layer.bias)
+
+
+class Beside(nn.Module):
+    """Linear layers that all read the same; their outputs lie beside each other."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 3, bias=False) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(x) for layer in self.layers], 1)
+
+
+def linear(**facts: Any) -> FrozenLayer:
+    codes = np.array([[1, 0, -1, 1], [0, 1, 1, -1], [-1, 1, 0, 0]], np.int8)
+    return FrozenLayer(**{"codes": codes, "scales": np.array([0.5, 2, 1], np.float32), "bias": None, **facts})
+
+
+def graph_of(*layers: FrozenLayer) -> onnx.ModelProto:
+    """The graph of such layers, called "layers.0" and so on, beside each other."""
+    named = {f"layers.{at}": layer for at, layer in enumerate(layers)}
+    return to_onnx(Beside(len(layers)).eval(), Frozen(layers=named, rest={}), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(("bits", "kind", "opset"), [(1, "INT2", 25), (2, "INT2", 25), (3, "INT4", 21)])
+def test_one_bit_is_stored_as_two(bits: int, kind: str, opset: int) -> None:
+    layer = linear(weight_bits=bits)
+    graph = graph_of(layer)
+    types = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+    assert types["layers.0.weight_codes"] == TensorProto.DataType.Value(kind)
+    assert graph.opset_import[0].version == opset
+    assert held_as_float(Frozen(layers={"0": layer}, rest={})) == {}
+    assert np.array_equal(run(graph, torch.eye(4), LEVELS[0]), layer.weight().T)
+
+
+def test_grids_that_onnx_does_not_have_are_held_as_float() -> None:
+    free = linear(
+        weight_bits=2,
+        grid="codebook",
+        levels=np.array([-0.7, 0.3], np.float32),
+        scales=np.array([1, -2, 0.5], np.float32),
+    )
+    powers = linear(weight_bits=3, grid="power_of_two")
+    graph = graph_of(free, powers)
+    assert graph.opset_import[0].version == 21
+    for name, layer in {"layers.0": free, "layers.1": powers}.items():
+        stored, none = stored_weights(graph)[name]
+        assert (stored.dtype, len(none)) == (np.float32, 0)
+        assert np.array_equal(stored, layer.weight())
+    assert held_as_float(Frozen(layers={"a": free, "b": powers, "c": linear(weight_bits=2)}, rest={})) == {
+        "a": "codebook: ONNX has no free levels", "b": "power_of_two: ONNX has no exponents",
+    }  # fmt: skip
+    want = np.concatenate([free.weight(), powers.weight()]).T
+    assert np.array_equal(run(graph, torch.eye(4), LEVELS[0]), want)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=["optimised", "as written"])
+def test_every_range_and_power_is_rounded_as_its_formula_says(level: onnxruntime.GraphOptimizationLevel) -> None:
+    ends = [(0, 1), (0, 3), (0, 255), (-1, 1), (-127, 127), (-1, 2), (-37, 218), (-254, 1)]
+    plain = {"weight_bits": 8, "scales": np.ones(3, np.float32), "codes": np.eye(3, 4, dtype=np.int8)}
+    layers = [
+        linear(**plain, activation_bits=8, step=0.25, low=low, high=high, power=power)
+        for low, high in ends
+        for power in (1.0, 0.5, 1.7)
+    ]
+    x = np.linspace(-80, 80, 1001, dtype=np.float32)[:, None] * np.ones(4, np.float32)
+    got = np.split(run(graph_of(*layers), torch.from_numpy(x), level), len(layers), axis=1)
+    for layer, found in zip(layers, got, strict=True):
+        u = np.sign(x) * np.abs(x) ** np.float32(layer.power)
+        want = layer.step * np.clip(np.round(u / np.float32(layer.step)), layer.low, layer.high)
+        np.testing.assert_allclose(found, want[:, :3], rtol=1e-6)
+
+
+def test_the_types_of_zero_and_when_there_is_a_power() -> None:
+    def grid(low: int, high: int, power: float = 1.0) -> dict[str, NDArray[Any]]:
+        return input_grid("a", linear(weight_bits=8, activation_bits=8, step=0.5, low=low, high=high, power=power))
+
+    zeros = [grid(*ends)["a.input_zero"] for ends in ((0, 255), (-7, 7), (-5, 10))]
+    assert [(str(zero.dtype), int(zero)) for zero in zeros] == [("uint8", 0), ("int8", 0), ("uint8", 5)]
+    assert "a.input_power" not in grid(0, 15)
+    assert grid(0, 15, 0.5)["a.input_power"] == np.float32(0.5)
 
 
 def test_opset_is_the_least_that_holds_the_weights(everything: Exported, hostile: Exported) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from paretune.compress.narrow import narrow
 from paretune.compress.patterns import mask_of
+from paretune.costs.storage import stored_bytes
 from paretune.findings import Findings
 from paretune.plan import Plan
 from paretune.profile import profile
@@ -22,6 +23,12 @@ CHEAP: dict[str, Sequence[str]] = {
     "partition": ["space.recover.epochs=1", "space.mask.restarts=1"],
     **dict.fromkeys(("blend", "blend_net", "blend_stage"), ("finish.epochs=1",)),
     "compensation": ["space.rate.binary.passes=1"],
+    **dict.fromkeys(("mixed_bits", "codebook"), ("space.recover.epochs=1",)),
+    **dict.fromkeys(("prune_ternary", "pe_ternary"), ("space.mask.epochs=2", "space.recover.epochs=1")),
+    **{
+        key: ["space.joint.epochs=3", "space.recover.epochs=1", "rival.space.recover.epochs=1"]
+        for key in ("djpq", "djpq_restricted")
+    },
 }
 PRESETS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -140,7 +147,62 @@ def check_compensation(findings: Findings) -> None:
         assert plan.groups, "a bisection that removes nothing has found nothing"
 
 
+def check_mixed_bits(findings: Findings) -> None:
+    """Layers of one network have different bits."""
+    searched = [trial.plan for trial in findings.trials if trial.kind == "search" and trial.plan]
+    assert all(len({layer.weight_bits for layer in plan.layers}) > 1 for plan in searched)
+    assert findings.rival is not None
+    rivals = [trial.plan for trial in findings.rival.trials if trial.kind == "search" and trial.plan]
+    assert all(len({layer.weight_bits for layer in plan.layers}) == 1 for plan in rivals)
+
+
+def check_codebook(findings: Findings) -> None:
+    for plan in plans(findings):
+        first, *others = plan.layers
+        assert (first.weight_bits, first.weight_quantizer) == (8, "lsq")
+        assert {layer.weight_quantizer for layer in others} in ({"codebook"}, {"inq"})
+
+
+def check_prune_ternary(findings: Findings) -> None:
+    """Every weight that a mask leaves is a sign, and the file is smaller than two bits a weight."""
+    for plan in plans(findings):
+        inner = [row for row in profile(findings.inventory, plan) if row.quantizer == "prune_ternary"]
+        assert len(inner) == len(findings.inventory.weighted) - 2
+        assert all(row.nonzeros == row.kept < row.weights for row in inner)
+        assert sum(stored_bytes(row) for row in inner) < sum(row.weights for row in inner) / 4
+
+
+def check_pe_ternary(findings: Findings) -> None:
+    """Whole blocks are gone, the same share in every masked layer at least; what stays is ternary."""
+    for plan in plans(findings):
+        assert plan.pruning is not None
+        assert (plan.pruning.schedule, plan.pruning.penalty is None) == ("clipped_lasso", False)
+        masked = [layer for layer in plan.layers if layer.pattern is not None]
+        assert len(masked) == len(plan.layers) - 2
+        assert {(layer.pattern.kind, layer.weight_quantizer) for layer in masked if layer.pattern} == {
+            ("pe_block", "ternary")
+        }
+
+
+def check_djpq(findings: Findings) -> None:
+    """One training has found bits of every layer's own, and they are in the plan."""
+    for plan in plans(findings):
+        assert plan.joint is not None
+        assert plan.joint.done
+        assert all(2 <= layer.weight_bits <= 8 and 2 <= layer.activation_bits <= 8 for layer in plan.layers)
+        assert plan.asked.groups == ()
+    assert any(len({layer.weight_bits for layer in plan.layers}) > 1 for plan in plans(findings))
+
+
+def check_djpq_restricted(findings: Findings) -> None:
+    for plan in plans(findings):
+        bits = {bits for layer in plan.layers for bits in (layer.weight_bits, layer.activation_bits)}
+        assert bits <= {2, 4, 8}
+
+
 CHECKS = {
+    "mixed_bits": check_mixed_bits, "codebook": check_codebook, "prune_ternary": check_prune_ternary,
+    "pe_ternary": check_pe_ternary, "djpq": check_djpq, "djpq_restricted": check_djpq_restricted,
     "digits": check_digits, "combine_net": check_combine_net, "flipout": check_flipout,
     "extreme_sparsity": check_extreme_sparsity, "partition": check_partition, "blend": check_blend,
     "compensation": check_compensation, "blend_net": check_blend_net, "blend_stage": check_blend_stage,

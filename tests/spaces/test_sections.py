@@ -7,11 +7,15 @@ from hand_made import small_inventory
 from optuna.trial import FixedTrial
 
 from paretune.errors import ParetuneError
-from paretune.recipe import Keep, Masking, Rate, Recipe, Recovery, Wanted
+from paretune.recipe import Joint, Keep, Masking, Penalty, Quantizing, Rate, Recipe, Recovery, Wanted
 from paretune.spaces.language import parse_space
 from paretune.spaces.sections import SECTIONS
 
-RECORDS = {"recover": (Recovery,), "rate": (Rate,), "mask": (Masking, Wanted), "keep": (Keep,)}
+RECORDS = {
+    "recover": (Recovery,), "rate": (Rate,), "mask": (Masking, Wanted, Penalty), "keep": (Keep,),
+    "quantize": (Quantizing,), "joint": (Joint,),
+}  # fmt: skip
+NO_FIELDS = ("quantize/weights", "quantize/activations", "quantize/ternary", "quantize/project", "joint/method")
 
 
 def ask(spec: dict[str, Any], **params: Any) -> Recipe:
@@ -25,14 +29,17 @@ def test_every_default_passes_its_own_check(name: str, key: str) -> None:
     assert entry.check(object()) != "", "a check that takes anything checks nothing"
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name in RECORDS for key in SECTIONS[name]])
+FIELDS = [(name, key) for name in RECORDS for key in SECTIONS[name] if f"{name}/{key}" not in NO_FIELDS]
+
+
+@pytest.mark.parametrize(("name", "key"), FIELDS)
 def test_every_key_is_a_field_with_the_same_default(name: str, key: str) -> None:
     field = key.rsplit("/", 1)[-1]
     defaults = {
         found.name: found.default for kind in RECORDS[name] for found in kind.__dataclass_fields__.values()
     }  # fmt: skip
     assert field in defaults
-    if field not in ("epochs", "lr"):  # of a recovery, which has no default for them
+    if field not in ("epochs", "lr"):  # of a recovery and a joint training, which have no defaults for them
         assert defaults[field] == SECTIONS[name][key].default
 
 
@@ -40,6 +47,8 @@ def test_an_empty_space_asks_for_the_records_defaults() -> None:
     recipe = ask({})
     assert (recipe.rate, recipe.keep, recipe.masking, recipe.reduce) == (Rate(), Keep(), Masking(), "mean")
     assert recipe.wanted == {}
+    assert (recipe.quantizing, recipe.joint, recipe.encodings) == (Quantizing(), None, {})
+    assert set(recipe.weight_quantizers.values()) == set(recipe.activation_quantizers.values()) == {"lsq"}
 
 
 def test_a_rule_may_be_given_by_name_alone() -> None:
