@@ -14,6 +14,7 @@ def publish(script: str, heading: str, about: str, columns: Sequence[str], rows:
     """Print the table and, with --write on the command line, write it beside `script` as Markdown. One thread."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--write", action="store_true", help="also write the table to the .md file beside the script")
+    parser.add_argument("names", nargs="*", help="which ones, where a script has several parts; all by default")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     facts = provenance({}, "")

@@ -1,17 +1,19 @@
-"""Every preset and its rival over three seeds: python benchmarks/presets.py [--write], forty minutes on two cores.
+"""Presets and their rivals over three seeds: python benchmarks/presets.py [preset ...] [--write].
 
-Runs are kept in results/; the same command goes on where it was stopped.
+All of them take an hour and a half on two cores. Runs are kept in results/; the same command goes on where it was
+stopped. With names on the command line only these are run, and the other rows of the table stay as they are.
 """
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from paper import publish
 
+from paretune.errors import pick
 from paretune.findings import Findings
 from paretune.report.rival import Contest, Side, contest
 from paretune.search.read import read_findings
@@ -26,6 +28,12 @@ PRESETS = (
     "blend_net",
     "blend_stage",
     "compensation",
+    "mixed_bits",
+    "codebook",
+    "prune_ternary",
+    "pe_ternary",
+    "djpq",
+    "djpq_restricted",
 )
 COMMAND = Path(sys.executable).with_name("paretune")
 ABOUT = (
@@ -67,7 +75,7 @@ def value(found: Contest, side: Side) -> float:
     return 100 * side.best.values["top1_error"]
 
 
-def row(preset: str, found: list[Contest]) -> list[str]:
+def row(preset: str, found: list[Contest], commit: str) -> list[str]:
     """One preset over all seeds."""
     by = found[0].by
     digits = 4 if by == "hypervolume" else 2
@@ -77,7 +85,7 @@ def row(preset: str, found: list[Contest]) -> list[str]:
     this, rival = (", ".join(f"{pair[place]:.{digits}f}" for pair in pairs) for place in (0, 1))
     trials = f"{found[0].this.asked} / {found[0].rival.asked}"
     return [preset, found[0].rival.name, trials, by, this, rival, f"{ahead} / {equal} / {len(pairs) - ahead - equal}",
-            finishes(found)]  # fmt: skip
+            finishes(found), commit]  # fmt: skip
 
 
 def finishes(found: list[Contest]) -> str:
@@ -87,21 +95,36 @@ def finishes(found: list[Contest]) -> str:
     return "; ".join(f"{100 * a:.2f} vs {100 * b:.2f}" for a, b in shown)
 
 
-def measure() -> Iterator[list[str]]:
-    """All rows."""
+def written() -> dict[str, list[str]]:
+    """The rows of the table as it is, by preset."""
+    path = Path(__file__).with_suffix(".md")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return {cells[0]: cells for cells in rows if cells[0] in PRESETS}
+
+
+def measure(names: Sequence[str]) -> Iterator[list[str]]:
+    """All rows: those of `names` (of all, if there are none) from runs, the others as they are written."""
+    chosen = [pick({name: name for name in PRESETS}, name, "preset") for name in names] or list(PRESETS)
     Path("results").mkdir(exist_ok=True)
-    jobs = [(preset, seed) for seed in SEEDS for preset in PRESETS]
+    jobs = [(preset, seed) for seed in SEEDS for preset in chosen]
     with ThreadPoolExecutor(max_workers=2) as pool:
         done = dict(zip(jobs, pool.map(run, jobs), strict=True))
+    known = written()
     for preset in PRESETS:
-        found = [contest(done[preset, seed]) for seed in SEEDS]
-        yield row(preset, [one for one in found if one is not None])
+        if preset in chosen:
+            found = [contest(done[preset, seed]) for seed in SEEDS]
+            commit = str(done[preset, SEEDS[0]].provenance["commit"])[:7]
+            yield row(preset, [one for one in found if one is not None], commit)
+        elif preset in known:
+            yield known[preset]
 
 
 COLUMNS = (
     "preset", "rival", "searched trials", "compared by", "the search, by seed", "its rival, by seed",
-    "seeds ahead / equal / behind", "after further training",
+    "seeds ahead / equal / behind", "after further training", "commit of the runs",
 )  # fmt: skip
 
 if __name__ == "__main__":
-    publish(__file__, "Presets beside their rivals", ABOUT, COLUMNS, measure())
+    asked = [word for word in sys.argv[1:] if not word.startswith("-")]
+    publish(__file__, "Presets beside their rivals", ABOUT, COLUMNS, measure(asked))

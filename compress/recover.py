@@ -168,17 +168,14 @@ def finetune(
         ImpossiblePlan: the loss is not finite.
         ParetuneError: an unknown mode or way to distill, or hints from a teacher without a hint layer.
     """
-    mode, distill = (
-        _parts(*asked) for asked in ((MODES, recovery.mode, "mode"), (DISTILL, recovery.distill, "distill"))
-    )
+    mode, distill = _parts(MODES, recovery.mode, "mode"), _parts(DISTILL, recovery.distill, "distill")
     if recovery.epochs == 0:
         return
     hints = Hints(model, teacher.model, teacher.hint_layer, kept) if "hints" in distill else None
-    study = _Studying(recovery=recovery, loss=loss, distill=distill, hints=hints)
+    study = _Studying(recovery=recovery, loss=loss, distill=distill, hints=hints, penalty=penalty)
     watcher = watcher or Watcher()
-    groups = (parameters or parameter_groups)(model) + (
-        [{"params": list(hints.adapter.parameters()), "weight_decay": 0.0}] if hints else []
-    )
+    own = [{"params": list(hints.adapter.parameters()), "weight_decay": 0.0}] if hints else []
+    groups = (parameters or parameter_groups)(model) + own
     optimizer = torch.optim.SGD(groups, lr=recovery.lr, momentum=0.9, nesterov=True)
     steps, step = recovery.epochs * teacher.split.steps(), 0
     # The middle of each step: at its start the first would have a learning rate of zero.
@@ -193,8 +190,6 @@ def finetune(
                 tick()
                 tell_quantizers(model, step / max(1, steps))
                 value = study.value(model, inputs, targets, lesson)
-                if penalty is not None:
-                    value = value + penalty(model)
                 if not math.isfinite(value.item()):
                     raise ImpossiblePlan(f"the loss became {value.item()} in epoch {epoch + 1} at lr {recovery.lr:g}")
                 optimizer.zero_grad(set_to_none=True)
@@ -259,12 +254,13 @@ def _epoch(teacher: Teacher, distill: Sequence[str], seed: int) -> Iterator[tupl
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Studying:
-    """What a student is told: the task's loss, the teacher's outputs, the teacher's features."""
+    """What a student is told: the task's loss, the teacher's outputs and features, a penalty."""
 
     recovery: Recovery
     loss: Loss
     distill: Sequence[str]
     hints: Hints | None
+    penalty: Penalty | None
 
     def value(self, model: nn.Module, inputs: Tensor, targets: Tensor, lesson: Lesson | None) -> Tensor:
         with reading(model, self.hints.layer if self.hints else None) as seen:
@@ -273,7 +269,7 @@ class _Studying:
         value = _loss(outputs, targets, wanted, self.loss, self.recovery)
         if self.hints and lesson and lesson.features is not None:
             value = value + self.recovery.hint * self.hints.distance(seen[-1], lesson.features)
-        return value
+        return value if self.penalty is None else value + self.penalty(model)
 
 
 def _loss(outputs: Tensor, targets: Tensor, wanted: Tensor | None, loss: Loss, recovery: Recovery) -> Tensor:

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paretune.findings import Findings, Trial
-from paretune.plan import FLOAT
+from paretune.plan import FLOAT, LayerPlan
 from paretune.report.masked import masked
+from paretune.report.stored import bits_per_weight, compact, weight_rows
 from paretune.report.text import human
 
 COLUMNS = 40  # more front members than this are thinned out evenly
 NUMBERS = 600  # cells; in a larger map the numbers would not be readable
+LEAST = -2.0  # log2 of the stored bits that are drawn apart; a layer of zeros takes next to nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +49,32 @@ def kept_info(findings: Findings) -> HeatInfo:
 
 
 def bits_info(findings: Findings) -> HeatInfo:
-    """The weight bits of every layer, coloured by their logarithm so that 2 and 4 differ as 8 and 16 do.
+    """The weight bits of every layer. No rows if nothing on the front has quantized weights."""
+    rows = _layer_plans(findings)
+    bits = [[float(row.weight_bits) for row in layer] for layer in rows]
+    return _bits(findings, "Weight bits", bits if _quantized(bits) else [], "{:.0f}")
 
-    No rows if nothing on the front is quantized.
+
+def activations_info(findings: Findings) -> HeatInfo:
+    """The bits of the activations that every layer reads. No rows unless they differ on the front: between the layers of
+    a member, or between the members that quantize.
     """
-    members, left_out = _members(findings)
-    names = [layer.name for layer in findings.inventory.weighted]
-    if all(_weight_bits(trial, name) == FLOAT for trial in members for name in names):
-        names = []
-    bits = [[_weight_bits(trial, name) for trial in members] for name in names]
-    cells = [[math.log2(value) for value in row] for row in bits]
-    texts = [["float" if value == FLOAT else str(value) for value in row] for row in bits]
-    used = [cell for row in cells for cell in row if cell < math.log2(FLOAT)] or [1.0]
-    # Float layers share the last colour; otherwise 32 would squeeze 2 to 8 bits into one shade.
-    ends = (min(1.0, *used, 1.0), max(3.0, *used) + 0.5)
-    return _info(findings, members, title="Weight bits", rows=names, cells=cells, texts=texts,
-                 ends=ends, left_out=left_out)  # fmt: skip
+    rows = _layer_plans(findings)
+    bits = [[float(row.activation_bits) for row in layer] for layer in rows]
+    mixed = any(len(set(member)) > 1 for member in zip(*bits, strict=True))
+    widths = {value for layer in bits for value in layer if value < FLOAT}
+    return _bits(findings, "Activation bits", bits if mixed or len(widths) > 1 else [], "{:.0f}")
+
+
+def stored_bits_info(findings: Findings) -> HeatInfo:
+    """The bits that every layer's weight takes in the packed file, over the weights that the cut leaves, whatever they are
+    spent on: numbers, positions, tables. No rows if nothing on the front is quantized or masked.
+    """
+    members, _ = _members(findings)
+    profiles = [weight_rows(findings.inventory, trial.plan) for trial in members if trial.plan]
+    told = any(compact(row) for rows in profiles for row in rows)
+    bits = [[bits_per_weight(row) for row in layer] for layer in zip(*profiles, strict=True)]
+    return _bits(findings, "Stored bits per weight", bits if told else [], "{:.1f}")
 
 
 def weights_info(findings: Findings) -> HeatInfo:
@@ -76,9 +88,29 @@ def weights_info(findings: Findings) -> HeatInfo:
                  ends=(0.0, 1.0), left_out=left_out)  # fmt: skip
 
 
-def _weight_bits(trial: Trial, layer: str) -> int:
-    row = trial.plan.bits.get(layer) if trial.plan else None
-    return row.weight_bits if row else FLOAT
+def _layer_plans(findings: Findings) -> list[list[LayerPlan]]:
+    """The plan of every layer (rows) in every shown front member (columns)."""
+    members, _ = _members(findings)
+    plans = [trial.plan.bits for trial in members if trial.plan]
+    names = [layer.name for layer in findings.inventory.weighted]
+    return [[plan.get(name, LayerPlan(layer=name)) for plan in plans] for name in names]
+
+
+def _quantized(bits: Sequence[Sequence[float]]) -> bool:
+    return any(value < FLOAT for layer in bits for value in layer)
+
+
+def _bits(findings: Findings, title: str, bits: Sequence[Sequence[float]], form: str) -> HeatInfo:
+    """Bits by layer and member, coloured by their logarithm so that 2 and 4 differ as 8 and 16 do."""
+    members, left_out = _members(findings)
+    names = [layer.name for layer in findings.inventory.weighted] if bits else []
+    cells = [[math.log2(value) for value in row] for row in bits]
+    texts = [["float" if value == FLOAT else form.format(value) for value in row] for row in bits]
+    used = [cell for row in cells for cell in row if cell < math.log2(FLOAT)] or [1.0]
+    # Float layers share the last colour; otherwise 32 would squeeze 2 to 8 bits into one shade. The fewest bits are
+    # not the first, which is white.
+    ends = (max(LEAST, min(1.0, *used)) - 0.5, max(3.0, *used) + 0.5)
+    return _info(findings, members, title=title, rows=names, cells=cells, texts=texts, ends=ends, left_out=left_out)
 
 
 def _members(findings: Findings) -> tuple[list[Trial], int]:

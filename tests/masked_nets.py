@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from paretune.compress.cut import cut
 from paretune.compress.groups import discover
 from paretune.compress.masks import attach
-from paretune.compress.patterns import mask_for, pattern_of
+from paretune.compress.patterns import mask_for, mask_of, pattern_of
 from paretune.compress.quantize import calibrate, quantize
+from paretune.frozen import FrozenLayer
 from paretune.plan import LayerPlan, Plan
 from paretune.recipe import Wanted
 
@@ -98,3 +99,8 @@ def train(model: nn.Module, steps: int = 5) -> None:
         nn.functional.cross_entropy(model(images(64)), labels).backward()
         optimizer.step()
     model.eval()
+
+
+def zeros_of(layer: FrozenLayer) -> np.ndarray:
+    assert layer.pattern is not None
+    return ~mask_of(layer.pattern, layer.codes.shape)

@@ -165,7 +165,7 @@ def test_an_unknown_gradient_is_refused() -> None:
 
 
 def test_it_has_two_bits_only() -> None:
-    with pytest.raises(ImpossiblePlan, match="the quantizer 'prune_ternary' of weights has 2 bits, got 3"):
+    with pytest.raises(ImpossiblePlan, match="the quantizer 'prune_ternary' of weights has 2 bits only, got 3"):
         make_weight_quantizer("prune_ternary", draw(0, 2, 2), 3, Quantizing())
 
 

@@ -81,7 +81,7 @@ def test_bits_that_a_quantizer_has_not_are_an_impossible_plan(bits: int) -> None
 
 
 def test_the_message_says_who_has_these_bits() -> None:
-    with pytest.raises(ImpossiblePlan, match=r"'lsq' of weights has 2 to 8 bits, got 1; 1 bits: .*dorefa"):
+    with pytest.raises(ImpossiblePlan, match=r"'lsq' of weights has 2 to 8 bits, got 1; for 1 use .*dorefa"):
         quantize(nn.Sequential(nn.Linear(2, 2)), plan_of(1, "0"))
 
 

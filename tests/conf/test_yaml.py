@@ -69,7 +69,8 @@ def test_a_packaged_space_parses(name: str) -> None:
     assert space.near(Wish(ratio=0.5, weight_bits=8, activation_bits=8))
     removing = space.smallest()
     sparse = [want for want in removing.wanted.values() if want.sparsity or want.kind == "partition"]
-    assert removing.ratios["stem"] > 0 or sparse or removing.rate.rule != "per_layer" or name == "partition"
+    fewer = removing.ratios["stem"] > 0 or sparse or removing.rate.rule != "per_layer" or name == "partition"
+    assert fewer or max(removing.weight_bits.values()) <= 8
 
 
 @pytest.mark.parametrize("name", names("space"))

@@ -201,7 +201,7 @@ def test_a_finish_trains_the_best_searched_trial_once(both):
         assert finish.number == 8
         assert finish.label == f"trial {best.number} after 1 epochs"
         assert finish.plan.groups == best.plan.groups
-        assert finish.plan.layers == best.plan.layers
+        assert finish.plan.asked.layers == best.plan.asked.layers
         assert (finish.plan.recovery.epochs, finish.plan.recovery.lr) == (1, 0.05)
         assert [rung.epochs for rung in finish.rungs] == [0, 1]
         assert finish.rungs[0].score == best.values["top1_error"]  # it starts from where that trial ended

@@ -29,7 +29,7 @@ SPACE = Space(
         question
         for name, given in {
             "recover": {"epochs": 3, "lr": {"low": 0.001, "high": 0.1, "log": True}},
-            **{key: {} for key in ("rate", "mask", "keep", "blend", "")},
+            **{key: {} for key in ("rate", "mask", "quantize", "joint", "keep", "blend", "")},
         }.items()
         for question in section(name, given)
     ),
