@@ -23,16 +23,14 @@ def with_codes(plan: Plan, frozen: Frozen) -> Plan:
     """`plan` with the facts about the numbers of `frozen`, which it has led to.
 
     A layer that the plan does not name gets a row only if its file is smaller than the plan alone tells (channels that
-    a norm has switched off are zeros). A plan that changes nothing stays as it is.
+    a norm has switched off are zeros).
     """
-    if not plan.layers and not plan.groups:
-        return plan
     named = [replace(row, codes=codes_of(frozen.layers[row.layer])) for row in plan.layers]
     for name, layer in frozen.layers.items():
         if name not in plan.bits:
             row = row_of(name, layer)
             if stored_bytes(row) != stored_bytes(replace(row, codes=None, nonzeros=row.kept)):
-                named.append(LayerPlan(layer=name, codes=row.codes))
+                named.append(LayerPlan(layer=name, codes=row.codes, added=True))
     return replace(plan, layers=tuple(named))
 
 

@@ -1,11 +1,11 @@
 """One training that finds which channels leave and how many bits each layer gets.
 
 Wang, Lu, Blankevoort 2020, Differentiable Joint Pruning and Quantization, https://arxiv.org/abs/2007.10463. Ours: gates
-and quantizers learn by normalised gradients, those of means, ranges and steps relative to their size, as Adam on their
-logarithms would; a mean that may jump over zero meets the penalty's pole there and does not come to rest. Bits stay
-within bounds by moving the step back after each update, so that no gradient is lost in a clamp. Restricted bits are
-rounded to powers of two after half of the epochs, after three quarters and at the end: rounding after every epoch would
-put them back before they got anywhere.
+stand before the activation function, where they fold into the norm; gates and quantizers learn by normalised gradients,
+those of means, ranges and steps relative to their size, as Adam on their logarithms would; a mean that may jump over
+zero meets the penalty's pole there and does not come to rest. Bits stay within bounds by moving the step back after
+each update, so that no gradient is lost in a clamp. Restricted bits are rounded to powers of two after half of the
+epochs, after three quarters and at the end: rounding after every epoch would put them back before they got anywhere.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -244,7 +244,9 @@ class _Search(Watcher):
             stay = list(kept.get(group, range(len(gate.mean))))
             for place in self.gates.places:
                 if place.gate is gate and place.module in self.weights:
-                    self.weights[place.module].edge.mul_(gate.mean[stay].abs().max())
+                    most = gate.mean[stay].abs().max()
+                    self.weights[place.module].edge.mul_(most)
+                    self.weights[place.module].outer *= max(1.0, float(most))
 
     def _found(self, kept: Mapping[str, tuple[int, ...]]) -> Plan:
         rows = tuple(

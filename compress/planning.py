@@ -65,8 +65,10 @@ def plan_of(
     units = {group.name: unit_scores(scores, recipe.blends[group.name], group.name, recipe.reduce)
              for group in inventory.groups}  # fmt: skip
 
+    bare = replace(recipe, encodings={})  # one of them may need a pattern, and those come later
+
     def cost(name: str, kept: Kept) -> float:
-        return pick(COSTS, name, "cost").count(profile(inventory, _plan(recipe, inventory, kept, {})))
+        return pick(COSTS, name, "cost").count(profile(inventory, _plan(bare, inventory, kept, {})))
 
     ground = Ground(
         inventory=inventory,

@@ -48,7 +48,7 @@ def macs(rows: Profile) -> int:
 
 
 def effective_macs(rows: Profile) -> int:
-    """Multiply-accumulates of one sample if every weight that a mask has set to zero is skipped."""
+    """Multiply-accumulates of one sample if every weight that is zero is skipped."""
     return sum(row.macs * row.nonzeros // row.weights for row in rows if row.weights)
 
 
@@ -61,7 +61,7 @@ def bops(rows: Profile) -> int:
 
 
 def effective_bops(rows: Profile) -> int:
-    """Bit operations of one sample if masked weights are skipped: Σ effective MACs × weight bits × activation bits."""
+    """Bit operations of one sample without those of zeros: Σ effective MACs × weight bits × activation bits."""
     return sum(
         row.macs * row.nonzeros // row.weights * row.weight_bits * row.activation_bits for row in rows if row.weights
     )

@@ -56,8 +56,9 @@ def bits_info(findings: Findings) -> HeatInfo:
 
 
 def activations_info(findings: Findings) -> HeatInfo:
-    """The bits of the activations that every layer reads. No rows unless they differ on the front: between the layers of
-    a member, or between the members that quantize.
+    """The bits of the activations that every layer reads.
+
+    No rows unless they differ on the front: between the layers of a member, or between the members that quantize.
     """
     rows = _layer_plans(findings)
     bits = [[float(row.activation_bits) for row in layer] for layer in rows]
@@ -67,8 +68,9 @@ def activations_info(findings: Findings) -> HeatInfo:
 
 
 def stored_bits_info(findings: Findings) -> HeatInfo:
-    """The bits that every layer's weight takes in the packed file, over the weights that the cut leaves, whatever they are
-    spent on: numbers, positions, tables. No rows if nothing on the front is quantized or masked.
+    """The bits that every layer's weight takes in the packed file, over the weights that the cut leaves.
+
+    Numbers, positions and tables all count. No rows if nothing on the front is quantized or masked.
     """
     members, _ = _members(findings)
     profiles = [weight_rows(findings.inventory, trial.plan) for trial in members if trial.plan]

@@ -43,6 +43,12 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{_class(kind)}>{escape(text).replace(' %', '&nbsp;%')}</p>\n"
 
 
+def details(title: str, *parts: str, shown: bool) -> str:
+    """Something to fold away under its title, unfolded at first if `shown`."""
+    state = " open" if shown else ""
+    return f"<details{state}>\n<summary>{escape(title)}</summary>\n{''.join(parts)}</details>\n"
+
+
 def heading(text: str) -> str:
     """A heading within a section."""
     return f"<h3>{escape(text)}</h3>\n"

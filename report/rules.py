@@ -1,4 +1,4 @@
-"""The sections of the page that show what the rules measured and decided, each from findings to HTML."""
+"""The sections of the page that show what rules and joint training measured and decided, each from findings to HTML."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,7 @@ from paretune.report.text import count, human, label
 
 ROWS = 6  # of small charts; more of them scroll in a box
 NOTES = 8  # of one trial; the rest is in front.csv
+TOLD = 12  # numbers of trials in a sentence
 KNEES = 20  # rows of the table under the curves
 
 
@@ -43,10 +44,32 @@ def alike(findings: Findings) -> str:
 
 
 def decided(findings: Findings) -> str:
-    """What rules decided on their own for the front members; nothing if they had no say."""
+    """What rules and joint training decided on their own for the front members; nothing if they had no say."""
     told = [trial for trial in findings.front if trial.notes]
-    if not told:
+    parts = [_joint(findings), _told(findings, told) if told else ""]
+    return section("What rules decided", *parts) if any(parts) else ""
+
+
+def _joint(findings: Findings) -> str:
+    """That the plans of some front members came out of a training, not out of a choice."""
+    found = [trial for trial in findings.front if trial.plan and trial.plan.joint]
+    if not found:
         return ""
+    return paragraph(
+        f"Front members whose channels and bits one training found together (DJPQ): {_numbers(found)}. What this page "
+        "shows of them is what it found; what was chosen are the settings of that training.",
+        "quiet",
+    )
+
+
+def _numbers(trials: Sequence[Trial]) -> str:
+    """ "trials 3, 17, 20", the first `TOLD` of them."""
+    numbers = ", ".join(str(trial.number) for trial in trials[:TOLD])
+    more = len(trials) - TOLD
+    return f"{'trial' if len(trials) == 1 else 'trials'} {numbers}" + (f" and {more} more" if more > 0 else "")
+
+
+def _told(findings: Findings, told: Sequence[Trial]) -> str:
     quality = findings.objectives[0]
     header = [Cell(text="trial"), Cell(text=label(quality.name)), words("decided")]
     rows = [
@@ -56,7 +79,7 @@ def decided(findings: Findings) -> str:
     ]  # fmt: skip
     share = f"{len(told)} of the {count(len(findings.front), 'point')} of the front"
     note = f"What the rules behind {share} decided where a choice could not be carried out as it was."
-    return section("What rules decided", paragraph(note, "quiet"), table(header, rows))
+    return paragraph(note, "quiet") + table(header, rows)
 
 
 def _measured(info: CurvesInfo) -> str:

@@ -9,12 +9,14 @@ from paretune.report.confirmed import confirmations
 from paretune.report.draw_beside import beside_figure
 from paretune.report.failures import failures
 from paretune.report.fronts import front_infos
-from paretune.report.layers import HeatInfo, bits_info, kept_info, weights_info
+from paretune.report.layers import HeatInfo, activations_info, bits_info, kept_info, stored_bits_info, weights_info
 from paretune.report.markup import Cell, chart, heading, paragraph, section, table, words
 from paretune.report.picks import Pick, dense_pick, limit_text, picks
 from paretune.report.progress import progress_info
 from paretune.report.stages import stages_info
 from paretune.report.text import change, count, duration, finished, human, label
+
+HEATS = (kept_info, bits_info, activations_info, weights_info, stored_bits_info)
 
 
 def summary(findings: Findings) -> str:
@@ -79,7 +81,7 @@ def layers(findings: Findings) -> str:
     """What the front members do to every group and layer."""
     if not any(trial.plan for trial in findings.front):
         return ""
-    infos = [info for info in (kept_info(findings), bits_info(findings), weights_info(findings)) if info.rows]
+    infos = [info for info in (decide(findings) for decide in HEATS) if info.rows]
     parts = [_heat(info, f"layers-{number}") for number, info in enumerate(infos)]
     return section("Layers of the front", paragraph("Darker keeps more.", "quiet"), *parts)
 

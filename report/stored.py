@@ -29,10 +29,10 @@ class StoredRow:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredInfo:
-    """Bytes of one trial's packed file: `rows`, `scales`, `floats` (biases and other numbers) and `header` add up to `total`.
+    """Bytes of one trial's packed file: `rows`, `scales`, `floats` (biases and other numbers), `header` make `total`.
 
-    `recorded` is the trial's own size, None if it has none. `known` is False if a row's size is the most that its plan allows
-    because the study did not note what training left; `huffman` and the like are then never chosen.
+    `recorded` is the size that the study has for it, None if it has none. `known` is False if the size of a row is the
+    most that its plan allows, because the study did not note what training left.
     """
 
     number: int
@@ -49,7 +49,9 @@ class StoredInfo:
 
 def stored_infos(findings: Findings) -> tuple[StoredInfo, ...]:
     """One per point worth naming, but for the dense model and what neither quantizes nor masks a layer."""
-    found = [(pick.name, pick.trial) for pick in picks(findings) if pick.trial not in (None, dense_pick(findings).trial)]
+    found = [
+        (pick.name, pick.trial) for pick in picks(findings) if pick.trial not in (None, dense_pick(findings).trial)
+    ]
     return tuple(
         _info(findings.inventory, name, trial, trial.plan)
         for name, trial in found

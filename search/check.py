@@ -75,7 +75,8 @@ def _smallest_plan(space: Space, smallest: Recipe, bench: Bench) -> Plan:
     rate = replace(smallest.rate, rule="uniform", ratio=0.999) if not even else replace(smallest.rate, rule=even[0])
     units = {group.name: np.zeros((1, group.channels)) for group in inventory.groups}
     blends = dict.fromkeys(smallest.blends, Blend(criteria=("flat",)))
-    recipe = replace(smallest, rate=rate, blends=blends, wanted={}, masking=Masking())
+    # The cheapest encoding is no larger than any that the space names, and one of those may need a pattern.
+    recipe = replace(smallest, rate=rate, blends=blends, wanted={}, masking=Masking(), encodings={})
     return plan_of(recipe, inventory, Scores(units={"flat": units}, weights={})).plan
 
 

@@ -54,7 +54,8 @@ def export(
     """Ship the trial that `rule` picks to `out`, and record found (val) beside confirmed (test) in the study.
 
     `recover` "kept" ships the weights that the search found; "full" trains the plan again with three fresh seeds and
-    the full recovery budget, and ships the one with the best `val` quality (never chosen on `test`). `pt2` adds a
+    the full recovery budget, and ships the one with the best `val` quality (never chosen on `test`). What a training
+    found, masks or channels and bits, is kept; ranges and exponents of quantizers are learned anew. `pt2` adds a
     program for `torch.export.load`.
 
     Raises:

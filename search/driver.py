@@ -15,12 +15,12 @@ import optuna
 from paretune.compress.planning import Planned, foreseen
 from paretune.conf.settings import Settings
 from paretune.costs.table import COSTS, MASKED, static_costs
-from paretune.errors import ParetuneError, first_line
+from paretune.errors import ImpossiblePlan, ParetuneError, first_line
 from paretune.export.pack import layout, pack
 from paretune.findings import Trial
 from paretune.outcome import Outcome
 from paretune.pareto import Array, nondominated
-from paretune.plan import DENSE, FLOAT, Plan
+from paretune.plan import DENSE, FLOAT, LayerPlan, Plan
 from paretune.profile import profile
 from paretune.search.bench import Bench
 from paretune.search.controls import Control
@@ -60,9 +60,17 @@ def unknown_before_training(plan: Plan) -> Collection[str]:
     return MASKED if coded or loose else ()
 
 
+def question_of(plan: Plan) -> str:
+    """The key of what the plan asks for, the same before and after its training; a row that leaves its layer as it is
+    does not count.
+    """
+    asked = plan.asked
+    return replace(asked, layers=tuple(row for row in asked.layers if row != LayerPlan(layer=row.layer))).key
+
+
 @dataclass(kw_only=True, eq=False)
 class Driver:
-    """Everything one run of a study needs. `rows` grows by one plain row per told trial."""
+    """Everything one run of a study needs. `rows` grows by one plain row per told trial, `questions` by its key."""
 
     study: optuna.Study
     settings: Settings
@@ -73,6 +81,7 @@ class Driver:
     folder: Path
     watch: Callable[[list[Trial]], None] = lambda rows: None
     rows: list[Trial] = field(default_factory=list)
+    questions: dict[int, str] = field(default_factory=dict)
 
     def run(self) -> None:
         """Go on to `study.trials` trials in total, or until `study.minutes` are over; then finish the best one.
@@ -141,13 +150,18 @@ class Driver:
         """What the trial found: an earlier answer, an empty one if it is over budget, or a real evaluation."""
         plan = entry.plan
         assert plan is not None
-        known = (row for row in self.rows if row.plan is not None and row.kind != "finish")
-        twin = next((row for row in known if row.plan is not None and row.plan.asked.key == plan.key), None)
+        twin = self._twin(plan)
         if twin is not None:
             outcome = Outcome(status=twin.status, values=twin.values, rungs=twin.rungs, seconds={}, reason=twin.reason)
             number = twin.number if twin.same_as is None else twin.same_as
             return replace(entry, same_as=number, outcome=outcome, plan=twin.plan), None
-        costs = static_costs(profile(self.bench.inventory, foreseen(plan, self.bench.inventory)))
+        try:
+            # What a joint training will find is not known at all.
+            guess = DENSE if plan.joint is not None and plan.open else foreseen(plan, self.bench.inventory)
+            costs = static_costs(profile(self.bench.inventory, guess))
+        except ImpossiblePlan as problem:
+            reason = f"{type(problem).__name__}: {first_line(problem)}"
+            return replace(entry, outcome=replace(NOTHING, reason=reason)), None
         unsure, limits = unknown_before_training(plan), {} if entry.kind == "control" else self.settings.limits
         sure = {name: limit for name, limit in limits.items() if name not in unsure}
         over = [f"{name} {costs[name]:g} > {limit:g}" for name, limit in sure.items() if costs[name] > limit]
@@ -157,6 +171,14 @@ class Driver:
         later = {name: limit for name, limit in limits.items() if name in unsure}
         trained = evaluate(plan, self.bench, seed=self.settings.study.seed, minutes=minutes, limits=later)
         return replace(entry, outcome=trained.outcome, plan=trained.plan), trained
+
+    def _twin(self, plan: Plan) -> Trial | None:
+        """The first trial that has asked for the same."""
+        for row in self.rows:
+            if row.number not in self.questions and row.plan is not None and row.kind != "finish":
+                self.questions[row.number] = question_of(row.plan)
+        asked = question_of(plan)
+        return next((row for row in self.rows if self.questions.get(row.number) == asked), None)
 
     def _tell(self, trial: optuna.Trial, entry: Entry, trained: Trained | None, start: float) -> Trial:
         """Keep the weights if they are worth it, then tell; the row as it can be read again."""

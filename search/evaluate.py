@@ -97,6 +97,7 @@ def evaluate(
         frozen, model = compress(run)
         with clock.stage("score"):
             quality = quality_of(bench, model, bench.task.val, clock)
+        costs = static_costs(profile(bench.inventory, run.plan))
     except OverBudget as over:
         outcome = Outcome(
             status="over_budget", values=over.costs, rungs=tuple(run.rungs), seconds=clock.stages, reason=str(over)
@@ -104,11 +105,10 @@ def evaluate(
         return Trained(outcome=outcome, plan=run.plan)
     except CANNOT as problem:
         reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        costs = {} if run.plan.open else static_costs(profile(bench.inventory, run.plan))
         rungs = tuple(run.rungs)
-        outcome = Outcome(status="failed", values=costs, rungs=rungs, seconds=clock.stages, reason=reason)
+        outcome = Outcome(status="failed", values=_known_costs(run), rungs=rungs, seconds=clock.stages, reason=reason)
         return Trained(outcome=outcome, plan=run.plan)
-    values = {bench.task.quality.name: quality, **static_costs(profile(bench.inventory, run.plan))}
+    values = {bench.task.quality.name: quality, **costs}
     outcome = Outcome(status="done", values=values, rungs=tuple(run.rungs), seconds=clock.stages)
     return Trained(outcome=outcome, plan=run.plan, frozen=frozen, model=model)
 
@@ -131,6 +131,16 @@ class Run:
     plan: Plan
     limits: Mapping[str, float] = field(default_factory=dict)
     rungs: list[Rung] = field(default_factory=list)
+
+
+def _known_costs(run: Run) -> dict[str, float]:
+    """The costs of a plan that has failed; none if it is open or asks for an encoding that does not fit."""
+    if run.plan.open:
+        return {}
+    try:
+        return static_costs(profile(run.bench.inventory, run.plan))
+    except ImpossiblePlan:
+        return {}
 
 
 def compress(run: Run) -> tuple[Frozen, nn.Module]:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from paretune.compress.quantizers import ACTIVATIONS, WEIGHTS, ActivationMethod, WeightMethod, check_bits
-from paretune.costs.storage import ENCODINGS
+from paretune.costs.storage import CHEAPEST, ENCODINGS, misfit
 from paretune.errors import ParetuneError, pick
 from paretune.plan import FLOAT
+from paretune.profile import Row
 from paretune.recipe import TERNARY, Quantizing
 from paretune.spaces.leaf import Choice, Fixed, Leaf, Range, Scalar
 from paretune.spaces.question import Question
@@ -14,6 +15,15 @@ from paretune.spaces.space import Space
 
 Table = Mapping[str, WeightMethod | ActivationMethod]
 TABLES: Mapping[str, Table] = {"weights": WEIGHTS, "activations": ACTIVATIONS}
+
+
+# What a key of the section that says who rounds is for, where no layer asks for it.
+UNASKED: Mapping[str, str] = {
+    "weights": "every layer's weights are float or ternary, or have a quantizer of their own",
+    "activations": "every layer's activations are float, or have a quantizer of their own",
+    "ternary": "no layer has the weight_bits ternary",
+    "project": "no layer has bits that are not a power of two already",
+}
 
 
 def check_quantizers(space: Space) -> None:
@@ -33,12 +43,10 @@ def check_quantizers(space: Space) -> None:
         for layer, widths in _by_target(bits).items():
             names = tuple(map(str, own.get(layer, shared)))
             reads |= _check_layer(layer, of, names, ternary, tuple(map(float, widths)))
+            reads |= _asked(tuple(map(float, widths)), "" if layer in own else of)
     _check_read(space, reads)
     _check_joint(space, free)
-    for layer, encodings in _by_target(space.encodings).items():
-        for name in map(str, encodings):
-            if name != "cheapest":
-                pick({"cheapest": None, **dict.fromkeys(ENCODINGS)}, name, f"encoding (of layer '{layer}')")
+    _check_encodings(space, free)
 
 
 def _check_layer(
@@ -46,10 +54,12 @@ def _check_layer(
 ) -> set[str]:
     """The settings that the layer's quantizers read."""
     reads, table = set[str](), TABLES[of]
+    for name in (*names, *ternary):
+        pick(table if name in names else WEIGHTS, name, f"quantizer of {of}")
     pairs = [(name, int(bits)) for bits in widths if bits not in (FLOAT, TERNARY) for name in names]
     pairs += [(name, 2) for name in (ternary if TERNARY in widths else ())]
     for name, bits in pairs:
-        method = pick(table, name, f"quantizer of {of}")
+        method = table[name]
         try:
             check_bits(name, bits, method, of)
         except ParetuneError as error:
@@ -58,11 +68,21 @@ def _check_layer(
     return reads
 
 
+def _asked(widths: tuple[float, ...], shared: str) -> set[str]:
+    """The keys that say who rounds to `widths`; `shared` is the one of a layer without a quantizer of its own."""
+    whole = {*widths} - {FLOAT, TERNARY}
+    return {
+        *([shared] if whole else []),
+        *(["ternary"] if TERNARY in widths else []),
+        *(["project"] if whole - {1, 2, 4, 8} else []),
+    }
+
+
 def _check_read(space: Space, reads: set[str]) -> None:
     for key, entry in SECTIONS["quantize"].items():
-        if key not in Quantizing.__dataclass_fields__ or key in reads:
-            continue
-        if _leaf(space, f"quantize/{key}") != Fixed(value=entry.default):
+        if key not in reads and _leaf(space, f"quantize/{key}") != Fixed(value=entry.default):
+            if key not in Quantizing.__dataclass_fields__:
+                raise ParetuneError(f"space.quantize.{key} is set, but {UNASKED[key]}")
             readers = [name for table in TABLES.values() for name, row in table.items() if key in row.reads]
             raise ParetuneError(f"space.quantize.{key} is read by {', '.join(readers)} only, which no layer uses")
 
@@ -74,7 +94,7 @@ def _check_joint(space: Space, free: bool) -> None:
             if _leaf(space, f"joint/{key}") != Fixed(value=entry.default):
                 raise ParetuneError(f"space.joint.{key} is read by a joint training only; add space.joint.method: djpq")
         return
-    if not any("djpq" in names for names in _names(space)):
+    if not any(_learned(space)):
         raise ParetuneError(
             "space.joint.method: djpq learns the bits of layers whose quantizer is djpq; set space.quantize.weights "
             "and space.quantize.activations, or the rows' weight_quantizer, to djpq, with bits below 32"
@@ -87,11 +107,37 @@ def _check_joint(space: Space, free: bool) -> None:
         )
 
 
-def _names(space: Space) -> Iterator[tuple[str, ...]]:
-    for key, questions in (("weights", space.weight_quantizers), ("activations", space.activation_quantizers)):
-        yield tuple(map(str, space.options(f"quantize/{key}")))
-        for names in _by_target(questions).values():
-            yield tuple(map(str, names))
+def _learned(space: Space) -> Iterator[bool]:
+    """For every weight and activation, whether its bits may be learned."""
+    for key, questions, bits in (
+        ("weights", space.weight_quantizers, space.weight_bits),
+        ("activations", space.activation_quantizers, space.activation_bits),
+    ):
+        own, shared = _by_target(questions), space.options(f"quantize/{key}")
+        for layer, widths in _by_target(bits).items():
+            yield "djpq" in own.get(layer, shared) and bool({*widths} - {FLOAT, TERNARY})
+
+
+def _check_encodings(space: Space, free: bool) -> None:
+    """An encoding that fits none of its layer's bits and patterns could only fail."""
+    widths = _by_target(space.weight_bits)
+    for layer, encodings in _by_target(space.encodings).items():
+        bits = {2 if width == TERNARY else int(width) for width in widths[layer]}
+        bits |= {2} if free and bits != {FLOAT} else set()  # that a joint training may find
+        rows = [_row(layer, one, kind) for one in bits for kind in ("", *space.kinds.get(layer, ()))]
+        fitting = [name for name, formula in ENCODINGS.items() if any(map(formula.fits, rows))]
+        for name in map(str, encodings):
+            pick({CHEAPEST: None, **dict.fromkeys(ENCODINGS)}, name, f"encoding (of layer '{layer}')")
+            if name not in (CHEAPEST, *fitting):
+                raise ParetuneError(f"space.layers: {misfit(layer, name, fitting)}")
+
+
+def _row(layer: str, bits: int, kind: str) -> Row:
+    """As much of a profile's row as says which encodings fit."""
+    return Row(
+        name=layer, kind="", weight_shape=(), channels=0, macs=0, params=0, weights=0, weight_bits=bits,
+        activation_bits=FLOAT, scales=0, floats=0, nonzeros=0, pattern=kind,
+    )  # fmt: skip
 
 
 def _leaf(space: Space, name: str) -> Leaf:

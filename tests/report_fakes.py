@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 
 from paretune.alike import Alike
+from paretune.costs.table import size_bytes
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective, Trial
+from paretune.frozen import top_code
 from paretune.inventory import Group, Inventory, Layer, Member
 from paretune.outcome import Rung
-from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
-from paretune.profile import profile
-from paretune.recipe import Recovery
+from paretune.plan import DENSE, Codes, GroupPlan, LayerPlan, Pattern, Plan
+from paretune.profile import Row, profile
+from paretune.recipe import Joint, Recovery
 
 OBJECTIVES = (
     Objective(name="top1_error", unit="share", definition="share of val images whose best class is wrong"),
@@ -56,7 +58,6 @@ def fake_plan(kept: dict[str, float], bits: dict[str, tuple[int, int]], epochs: 
 def fake_values(inventory: Inventory, plan: Plan, luck: float = 0.0) -> dict[str, float]:
     """Real costs of `plan` and an error that grows with what was taken away."""
     rows = profile(inventory, plan)
-    bits = sum(r.weights * r.weight_bits + 32 * (r.scales + r.floats) for r in rows)
     harm = luck
     for name, _, _ in WIDTHS:
         weight_bits = plan.bits[name].weight_bits if name in plan.bits else 32
@@ -64,7 +65,7 @@ def fake_values(inventory: Inventory, plan: Plan, luck: float = 0.0) -> dict[str
         harm += HARM[name] * (gone**2 + (2 / weight_bits) ** 3)
     return {
         "top1_error": float(round(min(0.9, 0.019 + harm), 4)),
-        "size_bytes": float(bits // 8),
+        "size_bytes": float(size_bytes(rows)),
         "bops": float(sum(r.macs * r.weight_bits * r.activation_bits for r in rows)),
         "macs": float(sum(r.macs for r in rows)),
         "params": float(sum(r.params for r in rows)),
@@ -193,6 +194,24 @@ def with_masks(findings: Findings) -> Findings:
     return replace(findings, trials=tuple(map(_masked(findings.inventory), findings.trials)))
 
 
+def with_quantizers(findings: Findings) -> Findings:
+    """`findings` whose searched trials have several quantizers, a 1-bit layer, activations of 4 and 8 bits and codes.
+
+    The searched plan of the best quality came out of a joint training.
+    """
+    joint = next(trial for trial in findings.front if trial.kind == "search")
+
+    def quantized(trial: Trial) -> Trial:
+        if trial.plan is None or trial.kind != "search" or trial.status != "done":
+            return trial
+        found = joint.plan is not None and trial.plan.key == joint.plan.key
+        plan = _trained(findings.inventory, _djpq(trial.plan) if found else _several(trial.plan))
+        size = float(size_bytes(profile(findings.inventory, plan)))
+        return replace(trial, plan=plan, values=trial.values | {"size_bytes": size})
+
+    return replace(findings, trials=tuple(map(quantized, findings.trials)))
+
+
 def with_rival(findings: Findings, harm: float = 0.004, name: str = "best single criterion") -> Findings:
     """`findings` beside a second search whose trials all have `harm` more error, without controls of its own."""
     trials = tuple(
@@ -205,7 +224,7 @@ def with_rival(findings: Findings, harm: float = 0.004, name: str = "best single
 
 def everything(findings: Findings) -> Findings:
     """`findings` with all that a study can have."""
-    full = with_rival(with_finish(with_notes(with_masks(with_curves(findings)))))
+    full = with_rival(with_finish(with_notes(with_quantizers(with_masks(with_curves(findings))))))
     alike = Alike(criteria=("l1", "l2"), correlations=((1.0, 0.9), (0.9, 1.0)))
     return replace(confirmed(full, full.front[0]), alike=alike)
 
@@ -226,6 +245,39 @@ def _masked(inventory: Inventory) -> Callable[[Trial], Trial]:
         return replace(trial, plan=replace(trial.plan, layers=layers))
 
     return masks
+
+
+def _several(plan: Plan) -> Plan:
+    """`plan` with quantizers in turn, 4-bit activations in every other layer and a 1-bit `b2.b`."""
+    layers = []
+    for i, row in enumerate(plan.layers):
+        bits = 1 if row.layer == "b2.b" else row.weight_bits
+        names = {1: ("dorefa",), 2: ("ternary",)}.get(bits, ("lsq_plus", "power_of_two", "codebook", "mse"))
+        layers.append(replace(row, weight_bits=bits, weight_quantizer=names[i % len(names)],
+                              activation_bits=(8, 4)[i % 2], activation_quantizer=("lsq", "pact")[i % 2]))  # fmt: skip
+    return replace(plan, layers=tuple(layers))
+
+
+def _djpq(plan: Plan) -> Plan:
+    bits = {row.layer: 8 for row in plan.layers}
+    layers = (replace(row, weight_quantizer="djpq", activation_quantizer="djpq") for row in plan.layers)
+    joint = Joint(epochs=2, lr=0.01, weight_bits=bits, activation_bits=bits, done=True)
+    return replace(plan, layers=tuple(layers), joint=joint)
+
+
+def _trained(inventory: Inventory, plan: Plan) -> Plan:
+    """`plan` with made-up codes: a third of the kept numbers is zero (none with 1 bit), the rest is coded well."""
+    codes = {row.name: _codes(row) for row in profile(inventory, plan) if row.weights}
+    return replace(plan, layers=tuple(replace(row, codes=codes[row.layer]) for row in plan.layers))
+
+
+def _codes(row: Row) -> Codes:
+    nonzeros = row.kept if row.weight_bits == 1 else max(1, 2 * row.kept // 3)
+    coded = int(row.weights * min(row.weight_bits, 0.4 + 0.6 * row.weight_bits))
+    return Codes(
+        nonzeros=nonzeros, distinct=min(nonzeros, 2 * top_code(row.weight_bits)) + (nonzeros < row.weights),
+        entropy_bits=coded, huffman_bits=coded + 400, gap_bits=3, entries=nonzeros + row.weights // 16,
+    )  # fmt: skip
 
 
 HOSTILE = "</script><script>alert(1)</script><b>&"

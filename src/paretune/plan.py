@@ -59,7 +59,7 @@ class LayerPlan:
 
     `pattern` is over the weight that is left once the channels are cut; None means no mask. The quantizers are names in the tables
     of `paretune.compress.quantizers`, the `encoding` one of `paretune.costs.storage` or "cheapest". `codes` is None until
-    the layer has been trained.
+    the layer has been trained; `added` says that nobody asked for anything of this layer, it is here for its codes alone.
     """
 
     layer: str
@@ -70,6 +70,7 @@ class LayerPlan:
     activation_quantizer: str = quiet("lsq")
     encoding: str = quiet("cheapest")
     codes: Codes | None = None
+    added: bool = quiet(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +115,7 @@ class Plan:
     @cached_property
     def asked(self) -> "Plan":
         """The plan without what training found: what a search would have to ask for to get it."""
-        bare = tuple(replace(row, codes=None) for row in self.layers)
-        # A layer that was not named gets a row for its codes alone.
-        added = {row.layer for row in self.layers if row.codes and row == LayerPlan(layer=row.layer, codes=row.codes)}
-        plan = replace(self, layers=tuple(row for row in bare if row.layer not in added))
+        plan = replace(self, layers=tuple(replace(row, codes=None) for row in self.layers if not row.added))
         if self.pruning is not None:
             wanted = self.pruning.wanted
             rows = (replace(row, pattern=None) if row.layer in wanted else row for row in plan.layers)

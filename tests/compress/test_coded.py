@@ -126,13 +126,17 @@ def test_a_plan_learns_the_facts_of_its_layers_and_of_those_it_could_not_foresee
     found = with_codes(plan, frozen(named=named, plain=plain, holed=holed))
     assert [row.layer for row in found.layers] == ["named", "holed"]
     assert found.bits["named"] == replace(plan.bits["named"], codes=codes_of(named))
-    assert found.bits["holed"] == LayerPlan(layer="holed", codes=codes_of(holed))
+    assert found.bits["holed"] == LayerPlan(layer="holed", codes=codes_of(holed), added=True)
+    assert found.asked == plan
     assert replace(found, layers=()) == replace(plan, layers=())
     assert with_codes(found, frozen(named=named, plain=plain, holed=holed)) == found
 
 
-def test_a_plan_that_changes_nothing_stays_as_it_is() -> None:
-    assert with_codes(DENSE, frozen(a=a_layer((40, 6), 32, 0.5))) == DENSE
+def test_a_dense_model_with_zeros_has_codes_and_is_still_what_was_asked_for() -> None:
+    found = with_codes(DENSE, frozen(a=a_layer((40, 6), 32, 0.5), b=a_layer((4, 6), 32, 1.0)))
+    assert [row.layer for row in found.layers] == ["a"]
+    assert found.asked == DENSE
+    assert found.asked.key == DENSE.key
 
 
 def test_a_row_has_all_that_the_file_needs() -> None:

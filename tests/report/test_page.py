@@ -16,6 +16,7 @@ from report_fakes import (
     with_curves,
     with_finish,
     with_notes,
+    with_quantizers,
     with_rival,
 )
 
@@ -62,6 +63,7 @@ CASES = {
     "from Python": known(fake_findings(), command="from Python"),
     "no budget": replace(fake_findings(), budget={}),
     "everything": everything(fake_findings(3)),
+    "quantizers without masks": with_quantizers(fake_findings(2)),
     "a finish alone": cut(with_finish(fake_findings()), lambda trial: trial.kind == "finish"),
     "sixty curves": with_curves(fake_findings(2), 60),
     "rival without trials": replace(
@@ -120,7 +122,7 @@ def test_the_page_holds_plotly_once_and_every_chart():
     assert text.count(get_plotlyjs()) == 1
     assert charts(text) == [
         "front-0", "front-1", "front-2", "beside", "hypervolume", "curves", "layers-0", "layers-1", "layers-2",
-        "choices", "stages",
+        "layers-3", "layers-4", "choices", "stages",
     ]  # fmt: skip
     assert len(Outline(without_library(text)).headings) == len(SECTIONS)
 
@@ -128,7 +130,7 @@ def test_the_page_holds_plotly_once_and_every_chart():
 def test_what_a_study_does_not_have_gets_no_section():
     text = page(CASES["three objectives"])
     assert charts(text) == [
-        "front-0", "front-1", "front-2", "hypervolume", "layers-0", "layers-1", "choices", "stages",
+        "front-0", "front-1", "front-2", "hypervolume", "layers-0", "layers-1", "layers-2", "choices", "stages",
     ]  # fmt: skip
     gone = {"Beside best single criterion", "Sensitivity curves", "What rules decided", "How alike the criteria rank"}
     whole, plain = (Outline(without_library(page(CASES[case]))).headings for case in ("everything", "three objectives"))
@@ -272,7 +274,7 @@ def test_a_report_needs_neither_torch_nor_optuna():
         names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
         for name in names:
             top, *rest = name.split(".")
-            ours = top == "paretune" and (rest[:1] == ["report"] or _ground_floor(name))
+            ours = top == "paretune" and (rest[:1] in (["report"], ["costs"]) or _ground_floor(name))
             assert ours or top in allowed or top in __import__("sys").stdlib_module_names, f"{file.name}: {name}"
 
 
