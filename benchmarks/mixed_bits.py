@@ -14,8 +14,8 @@ from paretune.tasks.digits import digits
 
 SEEDS = range(5)
 OPTIONS = (2, 3, 4, 6, 8)
-AVERAGES = (3, 4, 6)
-TRIALS = 16
+AVERAGES = (3, 4)
+TRIALS = 12
 EPOCHS, LR = 5, 0.02
 ABOUT = (
     f"Digits, ResNet of 77,754 parameters, one network per seed 0 to {len(SEEDS) - 1}; LSQ weights, activations float. "
