@@ -18,7 +18,7 @@ from paretune.tasks.digits import digits
 
 SEEDS = range(5)
 SPARSITIES = (0.5, 0.75)
-STRENGTHS = (0.01, 0.03, 0.1)
+STRENGTHS = (0.01, 0.03)
 EPOCHS, AFTER, LR, BLOCK = 10, 5, 0.05, 16
 ABOUT = (
     f"Digits, ResNet of 77,754 parameters, one network per seed 0 to {len(SEEDS) - 1}; ternary weights (threshold 0.05 "
@@ -66,6 +66,8 @@ def changed(one: Trained, other: Trained) -> tuple[float, float]:
     for name, wanted in one.plan.pruning.wanted.items():
         (here, mask), (there, others) = (codes_and_mask(trained, name) for trained in (one, other))
         both: NDArray[np.bool_] = mask & others
+        if not both.any():
+            continue
         blocks.append(block_codes_changed(here, there, both, wanted))
         codes.append(float((here != there)[both].mean()))
         sizes.append(int(both.sum()))

@@ -1,7 +1,7 @@
 """A long study of ResNet-56 with invented outcomes, as big on disk as a real one: for measuring, not for reading."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from paretune.compress.planning import plan_of
 from paretune.costs.table import COSTS, static_costs
 from paretune.inventory import Inventory
 from paretune.outcome import Outcome, Rung
-from paretune.plan import Plan
+from paretune.plan import Codes, Plan
 from paretune.profile import profile
 from paretune.records import to_plain
 from paretune.search.folder import write_json
@@ -38,6 +38,7 @@ from paretune.tasks.task import TOP1_ERROR
 POPULATION = 16
 OBJECTIVES = ("top1_error", "size_bytes", "bops")
 BUDGET = {"size_bytes": 180_000.0}  # about a third of the random plans exceed it
+CODES = Codes(nonzeros=2000, distinct=15, entropy_bits=7500, huffman_bits=7700, gap_bits=2, entries=2100)
 STAGES = ("cut", "quantize", "recalibrate", "score", "finetune", "freeze", "driver")
 
 
@@ -61,7 +62,11 @@ def space_of(inventory: Inventory, size: int) -> Space:
         mixing=parse_mixing(["l2", "l1"], inventory)[0],
         shared=(
             *section("recover", {"lr": {"low": 0.003, "high": 0.05, "log": True}, "distill": "logits"}),
-            *(question for name in ("rate", "mask", "keep", "blend", "") for question in section(name, {})),
+            *(
+                question
+                for name in ("rate", "mask", "quantize", "joint", "keep", "blend", "")
+                for question in section(name, {})
+            ),
         ),
     )
 
@@ -135,6 +140,7 @@ class LongStudy:
         return asked + perf_counter() - start
 
     def _entry(self, plan: Plan, choices: dict[str, Scalar], number: int) -> Entry:
+        plan = replace(plan, layers=tuple(replace(row, codes=CODES) for row in plan.layers))
         costs = static_costs(profile(self.inventory, plan))
         over = any(costs[name] > limit for name, limit in BUDGET.items())
         random = np.random.default_rng(number)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paretune.compress.djpq import CurvedGrid
 from paretune.compress.masks import mask_module, raw_weight, step_of
 from paretune.compress.quantizer import ActivationQuantizer, WeightQuantizer
 from paretune.compress.quantizers import make_activation_quantizer, make_weight_quantizer
@@ -47,6 +48,10 @@ def quantize(model: nn.Module, plan: Plan) -> nn.Module:
             rounding = make_activation_quantizer(row.activation_quantizer, row.activation_bits, settings)
             layer.activation_quantizer = rounding.to(next(layer.parameters()).device)
             layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+    if plan.joint is not None and not plan.joint.exponent:
+        for module in model.modules():
+            if isinstance(module, CurvedGrid):
+                module.exponent.requires_grad_(False)
     return model
 
 

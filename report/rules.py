@@ -56,8 +56,8 @@ def _joint(findings: Findings) -> str:
     if not found:
         return ""
     return paragraph(
-        f"Front members whose channels and bits one training found together (DJPQ): {_numbers(found)}. What this page "
-        "shows of them is what it found; what was chosen are the settings of that training.",
+        f"In {_numbers(found)} one training found channels and bits together (DJPQ). The page shows what it found; "
+        "only the settings of that training were chosen.",
         "quiet",
     )
 

@@ -28,6 +28,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; overflow-wrap: anyw
 h2 { font-size: 1.25rem; margin: 3rem 0 .3rem; padding-top: 1rem; border-top: 1px solid #e4e7eb; }
 h3 { font-size: 1rem; margin: 1.6rem 0 0; }
 summary { font-weight: 600; margin: 1.4rem 0 0; cursor: pointer; overflow-wrap: anywhere; }
+details tr:last-child td { font-weight: 600; }
 p { margin: .3rem 0 .6rem; max-width: 46rem; }
 .verdict { font-size: 1.15rem; max-width: none; }
 .quiet { color: #5a6270; font-size: .92rem; }

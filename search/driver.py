@@ -20,7 +20,7 @@ from paretune.export.pack import layout, pack
 from paretune.findings import Trial
 from paretune.outcome import Outcome
 from paretune.pareto import Array, nondominated
-from paretune.plan import DENSE, FLOAT, LayerPlan, Plan
+from paretune.plan import DENSE, FLOAT, Plan
 from paretune.profile import profile
 from paretune.search.bench import Bench
 from paretune.search.controls import Control
@@ -60,17 +60,9 @@ def unknown_before_training(plan: Plan) -> Collection[str]:
     return MASKED if coded or loose else ()
 
 
-def question_of(plan: Plan) -> str:
-    """The key of what the plan asks for, the same before and after its training; a row that leaves its layer as it is
-    does not count.
-    """
-    asked = plan.asked
-    return replace(asked, layers=tuple(row for row in asked.layers if row != LayerPlan(layer=row.layer))).key
-
-
 @dataclass(kw_only=True, eq=False)
 class Driver:
-    """Everything one run of a study needs. `rows` grows by one plain row per told trial, `questions` by its key."""
+    """Everything one run of a study needs. `rows` grows by one plain row per told trial."""
 
     study: optuna.Study
     settings: Settings
@@ -81,7 +73,6 @@ class Driver:
     folder: Path
     watch: Callable[[list[Trial]], None] = lambda rows: None
     rows: list[Trial] = field(default_factory=list)
-    questions: dict[int, str] = field(default_factory=dict)
 
     def run(self) -> None:
         """Go on to `study.trials` trials in total, or until `study.minutes` are over; then finish the best one.
@@ -173,12 +164,9 @@ class Driver:
         return replace(entry, outcome=trained.outcome, plan=trained.plan), trained
 
     def _twin(self, plan: Plan) -> Trial | None:
-        """The first trial that has asked for the same."""
-        for row in self.rows:
-            if row.number not in self.questions and row.plan is not None and row.kind != "finish":
-                self.questions[row.number] = question_of(row.plan)
-        asked = question_of(plan)
-        return next((row for row in self.rows if self.questions.get(row.number) == asked), None)
+        """The trial that asked for the same, if there is one."""
+        known = (row for row in self.rows if row.plan is not None and row.kind != "finish")
+        return next((row for row in known if row.plan is not None and row.plan.asked.key == plan.key), None)
 
     def _tell(self, trial: optuna.Trial, entry: Entry, trained: Trained | None, start: float) -> Trial:
         """Keep the weights if they are worth it, then tell; the row as it can be read again."""

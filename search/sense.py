@@ -127,6 +127,8 @@ def _check_masks(space: Space) -> None:
 def _check_schedules(space: Space, schedules: set[str]) -> None:
     """Schedules that know one kind of zeros, and the penalty that only some of them read."""
     only = {**dict.fromkeys(LASSO, "pe_block"), "normalised": "unstructured"}
+    if "normalised" in schedules and "global" in space.options("mask/scope"):
+        raise ParetuneError("space.mask.scope: normalised ranks the weights of each layer apart; leave scope at layer")
     for layer, kinds in space.kinds.items():
         for schedule in schedules & set(only):
             others = [kind for kind in kinds if kind != only[schedule]]

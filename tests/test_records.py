@@ -79,7 +79,7 @@ TRAINED = dataclasses.replace(
     layers=(dataclasses.replace(PLAN.layers[0], weight_quantizer="djpq", encoding="entropy", codes=CODES),),
 )
 EXAMPLES: list[Any] = [
-    CODES, JOINT, TRAINED, RECIPE.quantizing, RECIPE.masking.penalty, *INVENTORY.layers, GROUP, GROUP.members[0],
+    JOINT, TRAINED, RECIPE.quantizing, RECIPE.masking.penalty, *INVENTORY.layers, GROUP, GROUP.members[0],
     INVENTORY, DENSE, PLAN, MASKED, ALIKE, PATTERN, PRUNING, WANTED, CURVE, KNEE, RECIPE.blends["a"], RECIPE.rate,
     RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0], PLAN.recovery, RECIPE, profile(INVENTORY, PLAN)[0],
     FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, FINDINGS, BESIDE,
@@ -154,6 +154,11 @@ def test_what_is_none_by_default_and_in_fact_is_not_written() -> None:
     assert "pattern" not in to_plain(PLAN.layers[0])
     assert to_plain(MASKED.layers[0])["pattern"] == to_plain(PATTERN)
     assert to_plain(TRIAL)["plan"] is None, "a field without a default is written"
+
+
+def test_codes_are_written_as_a_list_and_come_back_as_what_they_were() -> None:
+    assert to_plain(TRAINED.layers[0])["codes"] == [2, 3, 5, 6, 2, 3]
+    assert through_json(TRAINED).layers[0].codes.huffman_bits == 6
 
 
 def test_a_quiet_field_is_written_only_if_it_has_not_its_default() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from paretune.inventory import Inventory
 from paretune.recipe import Joint, Pruning, Quantizing, Recovery
@@ -36,11 +37,10 @@ class Pattern:
     parts: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Codes:
+class Codes(NamedTuple):
     """What is known of a layer's stored numbers once it has been trained: enough to tell its size in every encoding.
 
-    `nonzeros` of them are not zero and `distinct` are different. `entropy_bits` is what a coder spends that knows how often each
+    A plain tuple, because a long study reads a hundred thousand of them. `nonzeros` of them are not zero and `distinct` are different. `entropy_bits` is what a coder spends that knows how often each
     occurs, to 1/4096; `huffman_bits` what a Huffman code of them takes, tables included. Told by gaps of `gap_bits`, the
     non-zeros and the filler zeros between them are `entries`. Float weights have no entropy and no Huffman bits (0).
     """

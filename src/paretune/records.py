@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _QUIET = {"quiet": True}
+_WRITTEN = object()
 
 
 def quiet(default: Any) -> Any:
@@ -25,8 +26,8 @@ def to_plain(record: Any) -> Any:
     A field that is None, or quiet, by default is left out if it has its default.
     """
     if dataclasses.is_dataclass(record):
-        fields = ((field, getattr(record, field.name)) for field in dataclasses.fields(record))
-        return {f.name: to_plain(value) for f, value in fields if not _left_out(f, value)}
+        fields = ((name, getattr(record, name), unsaid) for name, unsaid in _fields(typing.cast(Any, type(record))))
+        return {name: to_plain(value) for name, value, unsaid in fields if value != unsaid}
     if isinstance(record, Mapping):
         return {str(key): to_plain(value) for key, value in record.items()}
     if isinstance(record, (tuple, list)):
@@ -34,8 +35,13 @@ def to_plain(record: Any) -> Any:
     return record
 
 
-def _left_out(field: Any, value: Any) -> bool:
-    return (value is None and field.default is None) or ("quiet" in field.metadata and value == field.default)
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """Every field with the value that is not written, or one that nothing equals."""
+    return tuple(
+        (field.name, field.default if field.default is None or "quiet" in field.metadata else _WRITTEN)
+        for field in dataclasses.fields(kind)
+    )
 
 
 Reader = Callable[[Any], Any]
@@ -51,6 +57,8 @@ def _reader(kind: Any) -> Reader:
     """How to read a `kind`, worked out once: a long study reads a hundred thousand records."""
     if dataclasses.is_dataclass(kind):
         return _record_reader(kind)
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return lambda plain: kind(*plain)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple and args[-1] is Ellipsis:
         read = _reader(args[0])

@@ -44,7 +44,7 @@ def test_every_size_in_closed_form() -> None:
         "huffman": ceil(3700 / 8),
         "entropy": 2 + ceil(15 * 12 / 8) + 3200 // 8 + 4,
     }
-    assert sizes(row(2, codes=replace(CODES, distinct=3))) == {
+    assert sizes(row(2, codes=CODES._replace(distinct=3))) == {
         "dense": 250, "ternary": 200, "bitmap": 125 + 63, "csr": 24 + 375 + 63, "relative": 1 + 260,
         "codebook": 1 + 3 + 250, "huffman": 463, "entropy": 1 + 5 + 404,
     }  # fmt: skip
@@ -73,11 +73,11 @@ def test_sizes_that_training_decides_are_not_known_before() -> None:
 
 
 def test_of_equal_sizes_the_first_is_taken() -> None:
-    full = row(2, nonzeros=375, codes=replace(CODES, nonzeros=375, distinct=3, entries=999))
+    full = row(2, nonzeros=375, codes=CODES._replace(nonzeros=375, distinct=3, entries=999))
     known = sizes(full)
     assert known["bitmap"] == 125 + 47 < known["ternary"]
     assert stored_as(full) == "bitmap"
-    twins = replace(full, codes=replace(CODES, nonzeros=600, distinct=3, entries=999, huffman_bits=1600))
+    twins = replace(full, codes=CODES._replace(nonzeros=600, distinct=3, entries=999, huffman_bits=1600))
     assert (sizes(twins)["ternary"], sizes(twins)["bitmap"], sizes(twins)["huffman"]) == (200, 200, 200)
     assert stored_as(twins) == "ternary"
 

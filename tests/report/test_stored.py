@@ -109,6 +109,12 @@ def test_a_study_without_codes_is_told_from_its_plans():
     assert all(info.known for info in stored_infos(FINDINGS))
 
 
+def test_sizes_that_are_only_nearly_known_are_said_to_be():
+    near = "Huffman and entropy coded layers: within 16 bytes and 1&nbsp;% of what the file takes."
+    assert near in stored(FINDINGS)
+    assert near not in stored(OLD)  # without codes neither is chosen
+
+
 def test_a_size_that_was_counted_differently_is_not_kept_quiet():
     trials = (
         replace(t, values=t.values | {"size_bytes": t.values["size_bytes"] - 7}) if t.values else t for t in OLD.trials
@@ -181,9 +187,7 @@ def test_the_page_says_what_a_joint_training_found():
     joint = [trial.number for trial in FINDINGS.front if trial.plan.joint]
     assert len(joint) == 1
     text = decided(FINDINGS)
-    assert (
-        f"one training found together (DJPQ): trial {joint[0]}. What this page shows of them is what it found" in text
-    )
+    assert f"In trial {joint[0]} one training found channels and bits together (DJPQ). The page shows what it" in text
     assert "<table>" not in text
     assert decided(OLD) == ""
 
@@ -192,7 +196,7 @@ def test_many_joint_trials_are_counted():
     plan = next(trial.plan for trial in FINDINGS.front if trial.plan.joint)
     values = [{"top1_error": 0.02 + i / 1000, "size_bytes": 9e3 - i} for i in range(TOLD + 3)]
     trials = tuple(replace(FINDINGS.front[0], number=i, values=v, plan=plan) for i, v in enumerate(values))
-    assert f"trials 0, 1, {', '.join(map(str, range(2, TOLD)))} and 3 more." in decided(
+    assert f"trials 0, 1, {', '.join(map(str, range(2, TOLD)))} and 3 more one training found" in decided(
         replace(FINDINGS, trials=trials)
     )
 

@@ -95,6 +95,13 @@ def mixing(text):
         (["+space.rate={rule: target, target: {of: target}}"], "space.rate.target.of: a target scales another rule"),
         (["+space.rate={rule: target, target: {share: 0}}"], "space.rate.target.share: a target is a share in (0, 1]"),
         (["+space.rate={rule: knee, knee: {by: tailor}}"], "no criterion is called 'tailor'. Did you mean 'taylor'?"),
+        # Quantizers, encodings, joint training.
+        ([layers("weight_bits: 8, weight_quantizer: codebok")], "called 'codebok'. Did you mean 'codebook'?"),
+        ([layers("weight_bits: 8, encoding: ternary")], "space.layers: layer 'conv1' cannot be stored as 'ternary'; w"),
+        ([layers("weight_bits: 8"), "+space.quantize={steps: 2}"], "space.quantize.steps is read by inq only"),
+        ([layers("weight_bits: 8"), "+space.quantize={of: men}"], "space.quantize.of: of is one of max, mean, got"),
+        (["+space.joint={method: djqp}"], "space.joint.method: method is one of none, djpq, got 'djqp'"),
+        (["+space.joint={method: djpq}"], "space.joint.method: djpq learns the bits of layers whose quantizer is djpq"),
         # What stays, and what is won back.
         (["+space.keep={minimum: 0}"], "space.keep.minimum: the minimum is a whole number, 1 or more, got 0"),
         # The rival and the finish.

@@ -66,7 +66,10 @@ STUDY = ("study", "--config-dir", "my_conf", "task=tiny", "space.recover.epochs=
         (["space.groups=[{match: 'konv*', ratio: 0.5}]"], "'konv*' matches nothing. Did you mean 'conv"),
         (["space.activation_bits=9"], "bits are whole numbers from 1 to 8, or 32 for float, got 9"),
         (["space.activation_bits=4.5"], "bits are whole numbers from 1 to 8, or 32 for float, got 4.5"),
-        (["space.activation_bits=1"], "needs 2 bits or more, got 1"),
+        (
+            ["space.layers=[{match: '*', weight_bits: 1}]"],
+            "'lsq' of weights has 2 to 8 bits, got 1; for 1 use dorefa, co",
+        ),
         (["+space.colour=red"], "space has no key 'colour'. Known: groups"),
         (["budget.size_bytes=200"], "budget.size_bytes=200 cannot be met: the space reaches"),
         (["space.rate=knee"], "the space leaves 'space.rate' at its default; to set it, write +space.rate=..."),
@@ -122,6 +125,8 @@ def test_a_study_is_run_reported_exported_and_verified(here, call):
         "export", "results/tiny", "--pick", "budget", "--under", "size_bytes=2000", "--out", "model"
     )
     assert (code, error) == (0, "")
+    assert "How the weights are stored" in out
+    assert "entropy" in out or "dense" in out or "huffman" in out
     assert "0 of 120 predictions differ" in out
 
     code, out, _ = call("verify", "model")

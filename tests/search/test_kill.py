@@ -22,7 +22,7 @@ space = dict(
     criterion=["l1", "taylor", "random"], recover=dict(epochs=1, lr=0.02, distill=["none", "logits"]),
 )
 run_study(tiny_task(slow=True), space=space, trials={TRIALS}, population=4, out=sys.argv[1], sampler=sys.argv[2],
-          budget=dict(size_bytes=700))
+          budget=dict(size_bytes=700, macs=12000))
 """
 
 

@@ -32,6 +32,7 @@ SPACE = {
     "criterion": "l2",
     "recover": {"epochs": 1, "lr": 0.02},
 }
+BUDGET = {"size_bytes": 900, "macs": 16000}
 FILES = "config.yaml provenance.json inventory.json study.journal trials.csv front.csv front.svg report.html study.log"
 
 
@@ -43,7 +44,7 @@ def task():
 @pytest.fixture(scope="module")
 def study(task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "tiny"
-    return run_study(task, space=SPACE, trials=12, population=4, budget={"size_bytes": 900}, out=folder)
+    return run_study(task, space=SPACE, trials=12, population=4, budget=BUDGET, out=folder)
 
 
 def test_the_folder_holds_what_the_readme_names(study):
@@ -84,9 +85,10 @@ def test_budgets_are_constraints_and_cost_no_training(study):
     for trial in over:
         assert set(trial.seconds) == {"plan"}
         assert "top1_error" not in trial.values
-        assert trial.reason == f"size_bytes {trial.values['size_bytes']:g} > 900"
-        assert stored.trials[trial.number].constraints["size_bytes"] > 0
-    assert all(trial.values["size_bytes"] <= 900 for trial in study.findings().front)
+        assert trial.reason == f"macs {trial.values['macs']:g} > 16000"  # bytes are not known before the training
+        assert stored.trials[trial.number].constraints["macs"] > 0
+    for name, limit in BUDGET.items():
+        assert all(trial.values[name] <= limit for trial in study.findings().front)
 
 
 def test_the_front_is_a_data_frame(study):
@@ -98,13 +100,11 @@ def test_the_front_is_a_data_frame(study):
 
 def test_more_trials_extend_and_fewer_change_nothing(study, task, tmp_path):
     before = pd.read_csv(study.folder / "trials.csv")
-    again = run_study(task, space=SPACE, trials=12, population=4, budget={"size_bytes": 900}, out=study.folder)
+    again = run_study(task, space=SPACE, trials=12, population=4, budget=BUDGET, out=study.folder)
     pd.testing.assert_frame_equal(pd.read_csv(again.folder / "trials.csv"), before)
     parts = {}
     for trials in (5, 12):
-        parts = run_study(
-            task, space=SPACE, trials=trials, population=4, budget={"size_bytes": 900}, out=tmp_path / "tiny"
-        )
+        parts = run_study(task, space=SPACE, trials=trials, population=4, budget=BUDGET, out=tmp_path / "tiny")
     after = pd.read_csv(parts.folder / "trials.csv")
     same = [name for name in before.columns if not name.startswith("seconds_")]
     pd.testing.assert_frame_equal(after[same], before[same])
@@ -178,21 +178,21 @@ def test_a_trial_is_a_function_of_plan_and_seed(task):
     ("change", "message"),
     [
         ({"space": SPACE | {"criterion": "l1"}}, r"another space.criterion \(l2, now l1\)"),
-        ({"budget": {"size_bytes": 901}}, r"another budget.size_bytes \(900.0, now 901.0\)"),
+        ({"budget": BUDGET | {"size_bytes": 901}}, r"another budget.size_bytes \(900.0, now 901.0\)"),
         ({"seed": 3}, r"another seed \(0, now 3\)"),
         ({"sampler": "tpe"}, r"another sampler \(nsga2, now tpe\)"),
         ({"objectives": ["top1_error", "bops"]}, "another objectives"),
     ],
 )
 def test_a_changed_study_is_not_resumed(study, task, change, message):
-    settings = {"space": SPACE, "trials": 12, "population": 4, "budget": {"size_bytes": 900}} | change
+    settings = {"space": SPACE, "trials": 12, "population": 4, "budget": BUDGET} | change
     with pytest.raises(ParetuneError, match=message):
         run_study(task, **settings, out=study.folder)
 
 
 def test_other_weights_are_another_task(study):
     with pytest.raises(ParetuneError, match="holds a study with another task"):
-        run_study(tiny_task(seed=1), space=SPACE, trials=12, population=4, budget={"size_bytes": 900}, out=study.folder)
+        run_study(tiny_task(seed=1), space=SPACE, trials=12, population=4, budget=BUDGET, out=study.folder)
 
 
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp"}))
@@ -232,7 +232,7 @@ def test_nothing_is_written_when_the_settings_cannot_work(task, tmp_path):
         ({"budget": {"size_bytes": 100}}, "budget.size_bytes=100 cannot be met: the space reaches"),
         ({"budget": {"top1_error": 0.1}}, "'top1_error' is no cost"),
         ({"objectives": ("size_bytes", "macs")}, "the first must be the task's quality, 'top1_error'"),
-        ({"space": SPACE | {"layers": [{"match": "*", "weight_bits": [1, 8]}]}}, "needs 2 bits or more, got 1"),
+        ({"space": SPACE | {"layers": [{"match": "*", "weight_bits": [1, 8]}]}}, "has 2 to 8 bits, got 1"),
         ({"trials": 0}, "study.trials must be 1 or more, got 0"),
         ({"keep": "some"}, "study.keep has no option 'some'"),
     ]
