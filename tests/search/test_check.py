@@ -81,9 +81,13 @@ def test_a_pattern_that_its_encoding_needs_is_no_obstacle(bench):
     row = {"match": "*", "weight_bits": 8, "pattern": "2:4", "encoding": "n:m"}
     space = parse_space({"layers": [row]}, bench.inventory)
     check_reach(budget(size_bytes=600), space, bench)
+    with pytest.raises(ParetuneError, match="macs=10 cannot be met"):
+        check_reach(budget(macs=10), space, bench)
 
 
 def test_what_a_joint_training_finds_is_not_foreseen(bench):
     spec = {"layers": [{"match": "*", "weight_bits": 8, "activation_bits": 8}], "joint": {"method": "djpq"},
             "quantize": {"weights": "djpq", "activations": "djpq"}}  # fmt: skip
     check_reach(budget(bops=10), parse_space(spec, bench.inventory), bench)
+    with pytest.raises(ParetuneError, match="bops=10 cannot be met"):
+        check_reach(budget(bops=10), parse_space({"layers": spec["layers"]}, bench.inventory), bench)
