@@ -38,8 +38,10 @@ def show(task: Task, *, as_json: bool) -> None:
 def show_storage(folder: Path) -> None:
     """Print how an exported folder stores each layer: encoding, bytes, and bits per weight."""
     rows = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["storage"]
-    table = Table("layer", "bits", "encoding", title="How the weights are stored")
-    for title in ("weights", "not zero", "bytes at full width", "bytes in the file", "bits per weight"):
+    table = Table(title="How the weights are stored, in bytes", box=None)
+    for title in ("layer", "bits", "encoding"):
+        table.add_column(title, overflow="fold", no_wrap=title != "layer")
+    for title in ("weights", "nonzero", "packed", "in file", "bits each"):
         table.add_column(title, justify="right")
     for row in rows:
         bits = "float" if row["weight_bits"] == FLOAT else str(row["weight_bits"])

@@ -26,7 +26,7 @@ CHEAP: dict[str, Sequence[str]] = {
     **dict.fromkeys(("mixed_bits", "codebook"), ("space.recover.epochs=1",)),
     **dict.fromkeys(("prune_ternary", "pe_ternary"), ("space.mask.epochs=2", "space.recover.epochs=1")),
     **{
-        key: ["space.joint.epochs=3", "space.recover.epochs=1", "rival.space.recover.epochs=1"]
+        key: ["space.joint.epochs=2", "space.recover.epochs=1", "rival.space.recover.epochs=1"]
         for key in ("djpq", "djpq_restricted")
     },
 }
