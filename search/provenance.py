@@ -45,11 +45,16 @@ def one_run(facts: Mapping[str, Any], from_trial: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the checkout this code runs from, with "+changes" if files differ; "unknown" outside one."""
+    """The commit of the checkout this code runs from, with "+changes" if files differ; "unknown" outside one.
+
+    Results do not count: a study changes its own while it runs.
+    """
     here = Path(__file__).resolve().parent
     try:
         head = _git(here, "rev-parse", "--short=12", "HEAD")
-        return head + ("+changes" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+        code = (":/", ":(top,exclude)results")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", *code)
+        return head + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
