@@ -201,4 +201,4 @@ def test_a_joint_trial_is_shipped(
         (line,) = (line for line in out.splitlines() if f" {row['layer']} " in line)
         assert {row["encoding"], f"{row['weights']:,}", f"{row['nonzeros']:,}", f"{row['stored']:,}"} <= {*line.split()}
         assert f"{8 * row['stored'] / row['weights']:.2f}" in line
-    assert f"{sum(row['stored'] for row in rows):,}" in out.splitlines()[-2]
+    assert f"{sum(row['stored'] for row in rows):,}" in out.splitlines()[-1]
