@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from paretune.compress.bits import Mask, Scores, Shape, numbered
 from paretune.compress.counts import half_up, share_left
 from paretune.compress.masks import attach, raw_weight
-from paretune.compress.pe_block import LAYOUTS, pe_bits, pe_mask
+from paretune.compress.pe_block import full_column, pe_bits, pe_mask, pe_width
 from paretune.compress.quantize import weight_codes, weight_quantizer
 from paretune.compress.recover import Seeds, Teacher, Tick, finetune, no_tick
 from paretune.errors import ImpossiblePlan, ParetuneError, pick
@@ -48,14 +48,10 @@ def split_blocks(weight: Tensor, wanted: Wanted) -> Tensor:
     Raises:
         ParetuneError: a block below 1, or an unknown layout.
     """
-    across, width = pe_bits(wanted, weight.shape) // len(weight), _width(wanted, weight.shape)
+    across, width = pe_bits(wanted, weight.shape) // len(weight), pe_width(wanted, weight.shape)
     flat = weight.flatten(1)
     length = across * width * prod(weight.shape[2:])
     return F.pad(flat, (0, length - flat.shape[1])).view(len(weight), across, -1)
-
-
-def _width(wanted: Wanted, shape: Shape) -> int:
-    return pick(LAYOUTS, wanted.layout, "layout of pe_block")(wanted.block, shape[1])
 
 
 def blocks_of(weight: Tensor, wanted: Wanted) -> Blocks:
@@ -211,7 +207,7 @@ def harvest(layer: nn.Module, wanted: Wanted, minimum: int = 1) -> Mask:
 
 def _fewest(wanted: Wanted, scores: Scores, used: Mask, minimum: int) -> Mask:
     """The pattern with the fewest blocks that has room for all `used` ones, but with no more than asked for."""
-    full = wanted.block * max(1, used.shape[1] // _width(wanted, used.shape))  # blocks of a full PE column
+    full = full_column(wanted, used.shape)
 
     def keeping(count: int) -> Mask:
         # A sparsity of 1 cannot be asked for; a quarter of a block is rounded down to none.
@@ -226,7 +222,7 @@ def _fewest(wanted: Wanted, scores: Scores, used: Mask, minimum: int) -> Mask:
 def _spread(blocks: NDArray[np.generic], wanted: Wanted, shape: Shape) -> NDArray[np.float64]:
     """Scores of `shape` whose sum over a block is its entry in `blocks` (out, blocks of a filter)."""
     scores = np.zeros((*shape[:2], prod(shape[2:])))
-    scores[:, :: _width(wanted, shape), 0] = blocks
+    scores[:, :: pe_width(wanted, shape), 0] = blocks
     return scores.reshape(shape)
 
 

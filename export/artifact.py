@@ -20,7 +20,7 @@ from paretune.compress.partition import blocks
 from paretune.errors import ParetuneError
 from paretune.export.graph import to_onnx
 from paretune.export.grids import held_as_float
-from paretune.export.pack import layout, pack, storage_table, unpack
+from paretune.export.pack import packed_with_layout, storage_table, unpack
 from paretune.export.torch_program import save_program
 from paretune.frozen import Frozen
 from paretune.inventory import Inventory
@@ -147,8 +147,9 @@ def read_artifact(folder: Path) -> Artifact:
 def _write_model(folder: Path, frozen: Frozen, plan: Plan, graph: onnx.ModelProto) -> None:
     text = yaml.safe_dump(to_plain(plan), sort_keys=False, default_flow_style=None, width=120)
     (folder / "plan.yaml").write_text(text, encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(pack(frozen))
-    (folder / "layout.json").write_text(json.dumps(layout(frozen), indent=1) + "\n", encoding="utf-8")
+    blob, placed = packed_with_layout(frozen)
+    (folder / "model.safetensors").write_bytes(blob)
+    (folder / "layout.json").write_text(json.dumps(placed, indent=1) + "\n", encoding="utf-8")
     onnx.save(graph, folder / "model.onnx")
     shutil.copyfile(Path(__file__).resolve().with_name(READER), folder / READER)
     arrays = partitions(frozen, plan)
@@ -220,7 +221,7 @@ def _facts(
         "files": {name: {"bytes": len(blob), "sha256": _sha256(blob)} for name, blob in blobs.items()},
         "parity": parity,
         "float_in_onnx": held_as_float(frozen),
-        "storage": to_plain(storage_table(frozen)),
+        "storage": to_plain(storage_table(frozen, _layout(folder))),
     }
 
 

@@ -11,27 +11,22 @@ from numpy.typing import NDArray
 from paretune.compress.coded import Whole, gaps_of, row_of, symbol_bytes, whole_numbers, zeros_before
 from paretune.compress.patterns import index_of, mask_of
 from paretune.costs.storage import CHEAPEST, code_bits, sizes, stored_as, value_bits
-from paretune.costs.storage import ENCODINGS as FORMULAS
 from paretune.errors import ParetuneError
 from paretune.export.entropy import entropy_coded
-from paretune.export.reader import decode
 from paretune.frozen import FrozenLayer, top_code
 from paretune.plan import FLOAT
-from paretune.profile import Row
 from paretune.records import to_plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoding:
-    """One way to store a weight. `decode` gives back its codes from the bytes and the layer's `storage_row`.
+    """One way to store a weight; which ones fit and how large they get says `paretune.costs.storage.ENCODINGS`.
 
     `bits` are those of one stored number, from the layer's bits and its numbers.
     """
 
     encode: Callable[[FrozenLayer], bytes]
     bits: Callable[[FrozenLayer], int]
-    fits: Callable[[Row], bool]
-    decode: Callable[[bytes, dict[str, Any]], NDArray[Any]] = decode
 
 
 def encoded(name: str, layer: FrozenLayer) -> tuple[dict[str, Any], bytes]:
@@ -186,19 +181,15 @@ def _kept_bits(layer: FrozenLayer) -> int:
     return _zero_bits(_kept(layer), layer.weight_bits)
 
 
-_WRITERS: Mapping[str, tuple[Callable[[FrozenLayer], bytes], Callable[[FrozenLayer], int]]] = {
-    "dense": (_dense, _dense_bits),
-    "ternary": (_ternary, _two_up),
-    "bitmap": (_bitmap, _value_bits),
-    "csr": (_csr, _value_bits),
-    "relative": (_relative, _two_up),
-    "codebook": (_codebook, _two_up),
-    "n:m": (_masked, _kept_bits),
-    "structured": (_masked, _kept_bits),
-    "huffman": (_huffman, _two_up),
-    "entropy": (_entropy, _two_up),
-}
-
 ENCODINGS: Mapping[str, Encoding] = {
-    name: Encoding(encode=encode, bits=bits, fits=FORMULAS[name].fits) for name, (encode, bits) in _WRITERS.items()
+    "dense": Encoding(encode=_dense, bits=_dense_bits),
+    "ternary": Encoding(encode=_ternary, bits=_two_up),
+    "bitmap": Encoding(encode=_bitmap, bits=_value_bits),
+    "csr": Encoding(encode=_csr, bits=_value_bits),
+    "relative": Encoding(encode=_relative, bits=_two_up),
+    "codebook": Encoding(encode=_codebook, bits=_two_up),
+    "n:m": Encoding(encode=_masked, bits=_kept_bits),
+    "structured": Encoding(encode=_masked, bits=_kept_bits),
+    "huffman": Encoding(encode=_huffman, bits=_two_up),
+    "entropy": Encoding(encode=_entropy, bits=_two_up),
 }

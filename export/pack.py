@@ -18,7 +18,8 @@ from paretune.compress.coded import entropy_of, whole_numbers
 from paretune.compress.partition import blocks
 from paretune.compress.patterns import mask_of
 from paretune.errors import ParetuneError
-from paretune.export.encodings import ENCODINGS, encoded
+from paretune.export.encodings import encoded
+from paretune.export.reader import decode
 from paretune.frozen import HEADER_BYTES, Frozen, FrozenLayer
 from paretune.plan import FLOAT, Pattern
 
@@ -27,14 +28,33 @@ Floats = NDArray[np.float32]
 
 
 def pack(frozen: Frozen) -> bytes:
-    """The file: `HEADER_BYTES`, then four bytes per float, then the encoded weights, the smallest way or as asked.
+    """The file alone, of `packed_with_layout`."""
+    return packed_with_layout(frozen)[0]
+
+
+def layout(frozen: Frozen) -> dict[str, Any]:
+    """What lies where in it alone, of `packed_with_layout`."""
+    return packed_with_layout(frozen)[1]
+
+
+def packed_with_layout(frozen: Frozen) -> tuple[bytes, dict[str, Any]]:
+    """The file, and what lies where in it: a plain dict, ready for JSON.
+
+    The file is `HEADER_BYTES`, then four bytes per float, then the encoded weights, the smallest way or as asked. A
+    layer's row holds how its weight is stored (`paretune.export.encodings.storage_row`), its grid and activation range,
+    where its bytes in "codes" and its numbers in "floats" start, how many there are (of these: scales, levels, biases),
+    and the CRC-32 of both. A row of "rest" is one float tensor of the state.
 
     Raises:
         ParetuneError: a code that does not fit its layer's bits, or a weight where the pattern has a zero; names the
             layer.
         ImpossiblePlan: a layer asks for an encoding that does not fit it.
     """
-    codes = b"".join(encoded(name, layer)[1] for name, layer in frozen.layers.items())
+    stored = {name: encoded(name, layer) for name, layer in frozen.layers.items()}
+    return _file(frozen, b"".join(codes for _, codes in stored.values())), _layout(frozen, stored)
+
+
+def _file(frozen: Frozen, codes: bytes) -> bytes:
     floats = [_floats(layer) for layer in frozen.layers.values()]
     floats += [array.ravel() for array in frozen.rest.values()]
     blob = save({
@@ -47,16 +67,10 @@ def pack(frozen: Frozen) -> bytes:
     return len(header).to_bytes(8, "little") + header + blob[8 + length :]
 
 
-def layout(frozen: Frozen) -> dict[str, Any]:
-    """What lies where in `pack(frozen)`: a plain dict, ready for JSON.
-
-    A layer's row holds how its weight is stored (`paretune.export.encodings.storage_row`), its grid and activation
-    range, where its bytes in "codes" and its numbers in "floats" start, how many there are (of these: scales, levels,
-    biases), and the CRC-32 of both. A row of "rest" is one float tensor of the state.
-    """
+def _layout(frozen: Frozen, stored: dict[str, tuple[dict[str, Any], bytes]]) -> dict[str, Any]:
     rows, rest, codes_at, floats_at = [], [], 0, 0
     for name, layer in frozen.layers.items():
-        (row, codes), floats = encoded(name, layer), _floats(layer)
+        (row, codes), floats = stored[name], _floats(layer)
         rows.append({
             "name": name, **row, "grid": layer.grid, "scales": layer.scales.size, "levels": layer.levels.size,
             "biases": 0 if layer.bias is None else layer.bias.size, "activation_bits": layer.activation_bits,
@@ -73,20 +87,20 @@ def layout(frozen: Frozen) -> dict[str, Any]:
     return {"format": FORMAT, "codes_bytes": codes_at, "floats": floats_at, "layers": rows, "rest": rest}
 
 
-def storage_table(frozen: Frozen) -> list[dict[str, Any]]:
-    """How every layer's weight is stored, without its scales: plain rows, sizes in bytes.
+def storage_table(frozen: Frozen, placed: dict[str, Any]) -> list[dict[str, Any]]:
+    """How every layer's weight is stored, without its scales: plain rows, sizes in bytes; `placed` is its layout.
 
     `raw` is at the layer's bits, `raw_2_bit` what one or two bits would take in two (None for others), `stored` what
     the file holds, `entropy` what independent coding of the numbers cannot go below (None for float weights).
     """
     rows = []
-    for name, layer in frozen.layers.items():
-        row, codes = encoded(name, layer)
+    for row in placed["layers"]:
+        layer = frozen.layers[row["name"]]
         counts, bits = np.unique(whole_numbers(layer), return_counts=True)[1], layer.weight_bits
         rows.append({
-            "layer": name, "encoding": row["encoding"], "weight_bits": bits, "weights": layer.codes.size,
+            "layer": row["name"], "encoding": row["encoding"], "weight_bits": bits, "weights": layer.codes.size,
             "nonzeros": row["nonzeros"], "raw": -(-layer.codes.size * bits // 8),
-            "raw_2_bit": -(-layer.codes.size // 4) if bits <= 2 else None, "stored": len(codes),
+            "raw_2_bit": -(-layer.codes.size // 4) if bits <= 2 else None, "stored": row["codes_bytes"],
             "entropy": None if bits == FLOAT else entropy_of(counts) / 8,
         })  # fmt: skip
     return rows
@@ -156,7 +170,7 @@ def _layer(row: dict[str, Any], codes: bytes, floats: Floats) -> FrozenLayer:
     ends = np.cumsum([row["scales"], row["levels"], row["biases"]])
     scales, levels, bias, rounding = np.split(floats, ends)
     return FrozenLayer(
-        codes=ENCODINGS[row["encoding"]].decode(codes, row), scales=scales, levels=levels, grid=row["grid"],
+        codes=decode(codes, row), scales=scales, levels=levels, grid=row["grid"],
         bias=bias if row["biases"] else None, weight_bits=row["weight_bits"], activation_bits=row["activation_bits"],
         step=float(rounding[0]) if rounding.size else 0.0, low=row["low"], high=row["high"],
         power=float(rounding[1]) if rounding.size > 1 else 1.0, exponent=row["exponent"],
@@ -182,7 +196,7 @@ def _old_layer(row: dict[str, Any], codes: bytes, floats: Floats) -> FrozenLayer
     weights, scales, bias, step = np.split(floats, ends)
     if quantized:
         dense = {"encoding": "dense", "shape": [count], "weight_bits": bits, "code_bits": bits}
-        weights = ENCODINGS["dense"].decode(codes[pattern.index_bytes if pattern else 0 :], dense)
+        weights = decode(codes[pattern.index_bytes if pattern else 0 :], dense)
     return FrozenLayer(
         codes=_spread(weights, shape, pattern), scales=scales, bias=bias if row["bias"] else None, weight_bits=bits,
         activation_bits=row["activation_bits"], step=float(step[0]) if row["activation_bits"] < FLOAT else 0.0,

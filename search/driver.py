@@ -16,7 +16,7 @@ from paretune.compress.planning import Planned, foreseen
 from paretune.conf.settings import Settings
 from paretune.costs.table import COSTS, MASKED, static_costs
 from paretune.errors import ImpossiblePlan, ParetuneError, first_line
-from paretune.export.pack import layout, pack
+from paretune.export.pack import packed_with_layout
 from paretune.findings import Trial
 from paretune.outcome import Outcome
 from paretune.pareto import Array, nondominated
@@ -198,8 +198,9 @@ class Driver:
         partial = target.with_name(f"{number}.part")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        (partial / "model.safetensors").write_bytes(pack(trained.frozen))
-        write_json(partial / "layout.json", layout(trained.frozen))
+        blob, placed = packed_with_layout(trained.frozen)
+        (partial / "model.safetensors").write_bytes(blob)
+        write_json(partial / "layout.json", placed)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
 

@@ -1,6 +1,7 @@
 """Spaces whose quantizers make no sense: unknown names, bits that a quantizer does not have, settings nobody reads."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from paretune.compress.quantizers import ACTIVATIONS, WEIGHTS, ActivationMethod, WeightMethod, check_bits
 from paretune.costs.storage import CHEAPEST, ENCODINGS, misfit
@@ -35,52 +36,71 @@ def check_quantizers(space: Space) -> None:
     reads: set[str] = set()
     free = "djpq" in space.options("joint/method")
     ternary = tuple(map(str, space.options("quantize/ternary")))
+    for one in _rounding(space):
+        reads |= _check_layer(one, ternary) | _asked(one)
+    _check_read(space, reads)
+    _check_joint(space, free)
+    _check_encodings(space, free)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rounding:
+    """What may round the weights or activations (`of`) of one layer, and to how many bits; `own`: it says so itself."""
+
+    layer: str
+    of: str
+    names: tuple[str, ...]
+    widths: tuple[float, ...]
+    own: bool
+
+    @property
+    def whole(self) -> set[float]:
+        """The bits that a quantizer of `names` may get."""
+        return {*self.widths} - {FLOAT, TERNARY}
+
+
+def _rounding(space: Space) -> Iterator[_Rounding]:
     for of, questions, bits in (
         ("weights", space.weight_quantizers, space.weight_bits),
         ("activations", space.activation_quantizers, space.activation_bits),
     ):
         own, shared = _by_target(questions), space.options(f"quantize/{of}")
         for layer, widths in _by_target(bits).items():
-            names = tuple(map(str, own.get(layer, shared)))
-            reads |= _check_layer(layer, of, names, ternary, tuple(map(float, widths)))
-            reads |= _asked(tuple(map(float, widths)), "" if layer in own else of)
-    _check_read(space, reads)
-    _check_joint(space, free)
-    _check_encodings(space, free)
+            yield _Rounding(
+                layer=layer, of=of, names=tuple(map(str, own.get(layer, shared))), widths=tuple(map(float, widths)),
+                own=layer in own,
+            )  # fmt: skip
 
 
-def _check_layer(
-    layer: str, of: str, names: tuple[str, ...], ternary: tuple[str, ...], widths: tuple[float, ...]
-) -> set[str]:
+def _check_layer(one: _Rounding, ternary: tuple[str, ...]) -> set[str]:
     """The settings that the layer's quantizers read."""
-    reads, table = set[str](), TABLES[of]
-    for name in (*names, *ternary):
-        pick(table if name in names else WEIGHTS, name, f"quantizer of {of}")
-    pairs = [(name, int(bits)) for bits in widths if bits not in (FLOAT, TERNARY) for name in names]
-    pairs += [(name, 2) for name in (ternary if TERNARY in widths else ())]
+    reads, table = set[str](), TABLES[one.of]
+    for name in (*one.names, *ternary):
+        pick(table if name in one.names else WEIGHTS, name, f"quantizer of {one.of}")
+    pairs = [(name, int(bits)) for bits in one.widths if bits in one.whole for name in one.names]
+    pairs += [(name, 2) for name in (ternary if TERNARY in one.widths else ())]
     for name, bits in pairs:
         method = table[name]
         try:
-            check_bits(name, bits, method, of)
+            check_bits(name, bits, method, one.of)
         except ParetuneError as error:
-            raise ParetuneError(f"space.layers: '{layer}': {error}") from error
+            raise ParetuneError(f"space.layers: '{one.layer}': {error}") from error
         reads |= set(method.reads)
     return reads
 
 
-def _asked(widths: tuple[float, ...], shared: str) -> set[str]:
-    """The keys that say who rounds to `widths`; `shared` is the one of a layer without a quantizer of its own."""
-    whole = {*widths} - {FLOAT, TERNARY}
+def _asked(one: _Rounding) -> set[str]:
+    """The keys that say who rounds this, and how."""
     return {
-        *([shared] if whole else []),
-        *(["ternary"] if TERNARY in widths else []),
-        *(["project"] if whole - {1, 2, 4, 8} else []),
+        *([one.of] if one.whole and not one.own else []),
+        *(["ternary"] if TERNARY in one.widths else []),
+        *(["project"] if one.whole - {1, 2, 4, 8} else []),
     }
 
 
 def _check_read(space: Space, reads: set[str]) -> None:
     for key, entry in SECTIONS["quantize"].items():
-        if key not in reads and _leaf(space, f"quantize/{key}") != Fixed(value=entry.default):
+        if key not in reads and space.options(f"quantize/{key}") != (entry.default,):
             if key not in Quantizing.__dataclass_fields__:
                 raise ParetuneError(f"space.quantize.{key} is set, but {UNASKED[key]}")
             readers = [name for table in TABLES.values() for name, row in table.items() if key in row.reads]
@@ -91,10 +111,10 @@ def _check_joint(space: Space, free: bool) -> None:
     """A joint training finds channels and bits of its own, so nobody else may."""
     if not free:
         for key, entry in SECTIONS["joint"].items():
-            if _leaf(space, f"joint/{key}") != Fixed(value=entry.default):
+            if space.options(f"joint/{key}") != (entry.default,):
                 raise ParetuneError(f"space.joint.{key} is read by a joint training only; add space.joint.method: djpq")
         return
-    if not any(_learned(space)):
+    if not any("djpq" in one.names and one.whole for one in _rounding(space)):
         raise ParetuneError(
             "space.joint.method: djpq learns the bits of layers whose quantizer is djpq; set space.quantize.weights "
             "and space.quantize.activations, or the rows' weight_quantizer, to djpq, with bits below 32"
@@ -105,17 +125,6 @@ def _check_joint(space: Space, free: bool) -> None:
         raise ParetuneError(
             "space.joint.method: djpq decides which channels stay; leave rate and the groups' ratios out"
         )
-
-
-def _learned(space: Space) -> Iterator[bool]:
-    """For every weight and activation, whether its bits may be learned."""
-    for key, questions, bits in (
-        ("weights", space.weight_quantizers, space.weight_bits),
-        ("activations", space.activation_quantizers, space.activation_bits),
-    ):
-        own, shared = _by_target(questions), space.options(f"quantize/{key}")
-        for layer, widths in _by_target(bits).items():
-            yield "djpq" in own.get(layer, shared) and bool({*widths} - {FLOAT, TERNARY})
 
 
 def _check_encodings(space: Space, free: bool) -> None:
@@ -138,10 +147,6 @@ def _row(layer: str, bits: int, kind: str) -> Row:
         name=layer, kind="", weight_shape=(), channels=0, macs=0, params=0, weights=0, weight_bits=bits,
         activation_bits=FLOAT, scales=0, floats=0, nonzeros=0, pattern=kind,
     )  # fmt: skip
-
-
-def _leaf(space: Space, name: str) -> Leaf:
-    return next(question.leaf for question in space.shared if question.name == name)
 
 
 def _by_target(questions: tuple[Question, ...]) -> dict[str, tuple[Scalar, ...]]:

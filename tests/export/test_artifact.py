@@ -13,8 +13,7 @@ import pytest
 import torch
 import yaml
 from artifacts import LABELS, TEST, Made, seal
-from export_nets import compressed, mixed
-from masked_nets import WANTED, masked
+from export_nets import compressed
 from safetensors.numpy import save
 from torch import nn
 
@@ -25,23 +24,6 @@ from paretune.export.artifact import FILES, PARTITIONS, PROGRAM, READER, check_t
 from paretune.export.verify import verify
 from paretune.frozen import Frozen
 from paretune.profile import profile
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("export") / "model", mixed())
-
-
-@pytest.fixture(scope="module")
-def divided(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Three masked layers, two of them partitioned, in 4 bits with 4-bit activations."""
-    wanted = {"conv": WANTED["2:4"], "one": WANTED["partition"], "two": WANTED["partition"]}
-    return Made(tmp_path_factory.mktemp("export") / "model", masked(wanted, 4), pt2=True)
-
-
-@pytest.fixture
-def copy(made: Made, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made.folder, tmp_path / "copy"))
 
 
 def test_reading_gives_back_what_was_written(made: Made) -> None:

@@ -14,18 +14,18 @@ from paretune.compress.coded import row_of
 from paretune.costs import storage
 from paretune.errors import ImpossiblePlan, ParetuneError, UnknownName
 from paretune.export.encodings import ENCODINGS, encoded, packed, storage_row
-from paretune.export.reader import DECODERS
+from paretune.export.reader import DECODERS, decode
 from paretune.frozen import FrozenLayer
 
 EXACT = [name for name in ENCODINGS if name not in ("huffman", "entropy")]
 
 
 def fits(name: str, layer: FrozenLayer) -> bool:
-    return ENCODINGS[name].fits(row_of("a", layer))
+    return storage.ENCODINGS[name].fits(row_of("a", layer))
 
 
 def back(name: str, layer: FrozenLayer) -> Any:
-    return ENCODINGS[name].decode(ENCODINGS[name].encode(layer), storage_row(layer, name))
+    return decode(ENCODINGS[name].encode(layer), storage_row(layer, name))
 
 
 def unchanged(name: str, layer: FrozenLayer) -> bool:

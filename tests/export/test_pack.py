@@ -148,7 +148,8 @@ def test_the_layout_says_all_that_it_takes_to_decode_without_the_plan() -> None:
 
 def test_the_table_for_reports_says_what_was_saved() -> None:
     ternary, floats, wide = a_layer((20, 20), 2, 0.1), a_layer((4, 4), 32, 1.0), a_layer((4, 4), 6, 1.0)
-    rows = storage_table(Frozen(layers={"a": ternary, "b": floats, "c": wide}, rest={}))
+    frozen = Frozen(layers={"a": ternary, "b": floats, "c": wide}, rest={})
+    rows = storage_table(frozen, layout(frozen))
     assert [row["layer"] for row in rows] == ["a", "b", "c"]
     assert [(row["raw"], row["raw_2_bit"]) for row in rows] == [(100, 100), (64, None), (12, None)]
     assert rows[0]["entropy"] <= rows[0]["stored"] < 100

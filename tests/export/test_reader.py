@@ -11,8 +11,8 @@ import pytest
 from stored_layers import KINDS, a_layer
 
 from paretune.compress.coded import row_of
+from paretune.costs.storage import ENCODINGS
 from paretune.export import reader
-from paretune.export.encodings import ENCODINGS
 from paretune.export.pack import layout, pack
 from paretune.frozen import GRIDS, HEADER_BYTES, Frozen, FrozenLayer
 

@@ -10,8 +10,6 @@ import onnx
 import pytest
 import torch
 from artifacts import LABELS, TEST, Made, seal
-from export_nets import mixed
-from masked_nets import WANTED, masked
 from onnx import numpy_helper
 
 from paretune.errors import ParetuneError
@@ -19,23 +17,6 @@ from paretune.export import rescore
 from paretune.export.artifact import PROGRAM, READER
 from paretune.export.torch_program import save_program
 from paretune.export.verify import verify
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("export") / "model", mixed())
-
-
-@pytest.fixture(scope="module")
-def divided(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Three masked layers, two of them partitioned, in 4 bits with 4-bit activations."""
-    wanted = {"conv": WANTED["2:4"], "one": WANTED["partition"], "two": WANTED["partition"]}
-    return Made(tmp_path_factory.mktemp("export") / "model", masked(wanted, 4), pt2=True)
-
-
-@pytest.fixture
-def copy(made: Made, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made.folder, tmp_path / "copy"))
 
 
 @pytest.mark.parametrize(("off", "fine"), [(0, True), (256, True), (-256, True), (257, False), (-257, False)])
