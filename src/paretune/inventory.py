@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from paretune.records import quiet
+
 Kind = Literal["conv", "linear", "norm", "other"]
 Axis = Literal["out", "in"]
 
@@ -71,18 +73,67 @@ class Group:
         return tuple(member for member in self.members if member.axis == "out")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """A whole number that follows the channels: `dense`, less `per_unit[group]` for every unit that leaves a group."""
+
+    dense: int
+    per_unit: tuple[tuple[str, int], ...] = quiet(())
+
+    def left(self, gone: Mapping[str, int]) -> int:
+        """The number that is left when so many units of each group are gone."""
+        return self.dense - sum(each * gone.get(group, 0) for group, each in self.per_unit)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Buffer:
+    """Activations of one sample that lie in one place, from the step that writes them (`born`) to the last one that
+    reads them (`dies`), both included.
+
+    `readers` are the layers whose activation bits they are stored in: those that read them or, if none does, those that read what
+    is made of them; empty means float.
+    """
+
+    numbers: Size
+    born: int
+    dies: int
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Product:
+    """A matrix product or convolution that is no layer of its own, such as the two of an attention.
+
+    `count` times a matrix (rows, inner) meets one of (inner, columns): MACs are the product of all four.
+    """
+
+    name: str
+    count: Size
+    rows: Size
+    inner: Size
+    columns: Size
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
     """The dense model's layers and prunable groups, both in order of execution.
 
     `whole` names the layers whose output channels stay as they are (classifier outputs, layers the
-    tracer could not follow), with the reason.
+    tracer could not follow), with the reason. `steps` are the operations of one forward by the layer or product that
+    each is charged to (the last one before it, step 0 brings the input), `buffers` what lies in memory meanwhile; both are empty if
+    nobody watched. `operations` says how often whatever carries no MACs ran ("add": 8). `unsure` names
+    what changes with the channels in a way that a `Size` cannot tell: it is counted as in the dense model.
     """
 
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
     input_shape: tuple[int, ...]
     whole: dict[str, str]
+    products: tuple[Product, ...] = quiet(())
+    steps: tuple[str, ...] = quiet(())
+    buffers: tuple[Buffer, ...] = quiet(())
+    operations: tuple[tuple[str, int], ...] = quiet(())
+    unsure: tuple[str, ...] = quiet(())
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:
@@ -112,3 +163,35 @@ class Inventory:
             for member in group.members:
                 found[member.layer].append((group.name, member))
         return {name: tuple(pairs) for name, pairs in found.items()}
+
+    @cached_property
+    def shrinks(self) -> Mapping[str, tuple[tuple[str, int, int, tuple[int, ...]], ...]]:
+        """For every layer name (group, axis 0 or 1, its units, indices that each of them takes)."""
+        return {
+            name: tuple(
+                (group, int(member.axis == "in"), len(member.units), tuple(map(len, member.units)))
+                for group, member in pairs
+            )
+            for name, pairs in self.cuts.items()
+        }
+
+    @cached_property
+    def entries(self) -> frozenset[str]:
+        """The layers that read the network's input; without a watched forward the first one with weights."""
+        found = [name for buffer in self.buffers if buffer.born == 0 for name in buffer.readers]
+        return frozenset(found or [layer.name for layer in self.weighted[:1]])
+
+    @cached_property
+    def order(self) -> tuple[Layer | Product, ...]:
+        """Layers and products in order of execution."""
+        first = {name: step for step, name in reversed(list(enumerate(self.steps)))}
+        late = len(self.steps)
+        if not self.products:
+            return self.layers
+        # Layers keep their own order; a product comes before the first layer that runs after it.
+        found: list[Layer | Product] = list(self.layers)
+        for product in self.products:
+            at = first.get(product.name, late)
+            place = next((i for i, item in enumerate(found) if first.get(item.name, late) > at), len(found))
+            found.insert(place, product)
+        return tuple(found)

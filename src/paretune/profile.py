@@ -5,21 +5,25 @@ from dataclasses import dataclass
 from math import prod
 
 from paretune.frozen import activation_floats, stored_levels
-from paretune.inventory import Inventory, Layer
+from paretune.inventory import Inventory, Layer, Product
 from paretune.plan import FLOAT, Codes, LayerPlan, Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One layer after the plan.
+    """One layer, or one matrix product between activations (kind "product"), after the plan.
 
     `weights` counts the entries of the weight tensor, `kept` those that its pattern leaves, `nonzeros` those of them that are not zero
     as far as that is known (`codes`, once it is trained), `index_bytes` what it takes
-    to say where the kept ones are and `pattern` its kind ("" without a mask; `parts` of a partition), `params` everything learnable,
+    to say where the kept ones are and `pattern` its kind ("" without a mask; `parts` of a partition, `block` of PE blocks), `params` everything learnable,
     `scales` the float32 quantization steps stored beside the weights and `floats` the float32 numbers stored plainly (biases,
     a folded batch norm's shift, what an unfolded norm holds, buffers, the activation step, a codebook's levels).
     `quantizer` and `encoding` are as in `LayerPlan`.
-    `channels` is the number of outputs. `macs` counts one multiply-add once, for one sample.
+
+    `macs` counts one multiply-add once, for one sample; `dense_macs` those of the uncompressed model. The work is `groups` matrix products
+    (positions, inner) × (inner, channels / groups): `positions` are output pixels, `inner` is input channels of a group × kernel size,
+    `channels` the number of outputs. `inputs` and `outputs` are the numbers read and written, `alive_bytes` the most that lies in memory as
+    activations while the layer, and what follows it up to the next one, runs.
     """
 
     name: str
@@ -38,9 +42,22 @@ class Row:
     pattern: str = ""
     index_bytes: int = 0
     parts: int = 1
+    block: int = 0
     quantizer: str = "lsq"
     encoding: str = "cheapest"
     codes: Codes | None = None
+    dense_macs: int = 0
+    groups: int = 1
+    positions: int = 1
+    inner: int = 1
+    inputs: int = 0
+    outputs: int = 0
+    alive_bytes: int = 0
+
+    @property
+    def filters(self) -> int:
+        """Outputs of one of its matrix products: filters of one conv group."""
+        return self.channels // self.groups
 
 
 Profile = tuple[Row, ...]
@@ -52,44 +69,103 @@ def profile(inventory: Inventory, plan: Plan) -> Profile:
     A batch norm that folds into the layer before it has a row with parameters but no stored bytes:
     its scale and shift live in that layer's scales and bias.
     """
-    return tuple(_row(inventory, layer, plan) for layer in inventory.layers)
+    gone = {group: inventory.group[group].channels - len(units) for group, units in plan.kept.items()
+            if group in inventory.group}  # fmt: skip
+    alive = _alive(inventory, plan, gone)
+    return tuple(
+        _product(item, gone, alive) if isinstance(item, Product) else _row(inventory, item, plan, alive)
+        for item in inventory.order
+    )
 
 
 def cut_shape(inventory: Inventory, layer: Layer, kept: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The weight shape that is left when every group keeps the units in `kept`."""
     shape = list(layer.weight_shape)
-    for group, member in inventory.cuts[layer.name]:
-        if group in kept:
-            gone = set(range(len(member.units))) - set(kept[group])
-            shape[0 if member.axis == "out" else 1] -= sum(len(member.units[unit]) for unit in gone)
+    for group, axis, count, taken in inventory.shrinks[layer.name]:
+        if group not in kept:
+            continue
+        units = kept[group]
+        even = taken[0] if taken else 0
+        if taken.count(even) == count:
+            shape[axis] -= even * (count - len(units))
+        else:
+            shape[axis] -= sum(taken) - sum(taken[unit] for unit in units)
     return tuple(shape)
 
 
-def _row(inventory: Inventory, layer: Layer, plan: Plan) -> Row:
+def _alive(inventory: Inventory, plan: Plan, gone: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of activations in memory by layer or product, at its worst step."""
+    change = [0] * (len(inventory.steps) + 1)
+    bits = {name: row.activation_bits for name, row in plan.bits.items()}
+    for buffer in inventory.buffers:
+        width = max((bits.get(name, FLOAT) for name in buffer.readers), default=FLOAT)
+        size = -(-buffer.numbers.left(gone) * width // 8)
+        change[buffer.born] += size
+        change[buffer.dies + 1] -= size
+    found: dict[str, int] = {}
+    held = 0
+    for name, more in zip(inventory.steps, change, strict=False):
+        held += more
+        if held > found.get(name, 0):
+            found[name] = held
+    return found
+
+
+def _row(inventory: Inventory, layer: Layer, plan: Plan, alive: Mapping[str, int]) -> Row:
     shape = cut_shape(inventory, layer, plan.kept)
-    bits = plan.bits.get(layer.name, LayerPlan(layer=layer.name))
-    weights, channels = prod(shape), shape[0]
-    if layer.kind in ("conv", "linear"):
-        quantized = bits.weight_bits < FLOAT
-        shift = channels if layer.bias or layer.norm else 0
-        levels = stored_levels(bits.weight_quantizer, bits.weight_bits)
-        step = activation_floats(bits.activation_quantizer, bits.activation_bits)
-        mask = bits.pattern
-        kept = mask.nonzeros if mask else weights
-        return Row(
-            name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels,
-            macs=weights * layer.positions, params=weights + (channels if layer.bias else 0), weights=weights,
-            weight_bits=bits.weight_bits, activation_bits=bits.activation_bits,
-            scales=channels if quantized else 0, floats=shift + step + levels,
-            nonzeros=bits.codes.nonzeros if bits.codes else kept, kept=kept, pattern=mask.kind if mask else "",
-            index_bytes=mask.index_bytes if mask else 0, parts=mask.parts or 1 if mask else 1,
-            quantizer=bits.weight_quantizer, encoding=bits.encoding, codes=bits.codes,
-        )  # fmt: skip
-    norm = layer.kind == "norm"
-    learned = channels * (layer.affine + layer.bias) if norm else weights
+    channels = shape[0]
+    if layer.kind not in ("conv", "linear"):
+        return _bare(inventory, layer, shape, alive)
+    weights = prod(shape)
+    bits = plan.bits.get(layer.name) or LayerPlan(layer=layer.name)
+    quantized = bits.weight_bits < FLOAT
+    shift = channels if layer.bias or layer.norm else 0
+    levels = stored_levels(bits.weight_quantizer, bits.weight_bits)
+    step = activation_floats(bits.activation_quantizer, bits.activation_bits)
+    mask = bits.pattern
+    kept = mask.nonzeros if mask else weights
+    groups = channels if layer.depthwise else layer.groups
+    return Row(
+        name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels,
+        macs=weights * layer.positions, params=weights + (channels if layer.bias else 0), weights=weights,
+        weight_bits=bits.weight_bits, activation_bits=bits.activation_bits,
+        scales=channels if quantized else 0, floats=shift + step + levels,
+        nonzeros=bits.codes.nonzeros if bits.codes else kept, kept=kept, pattern=mask.kind if mask else "",
+        index_bytes=mask.index_bytes if mask else 0, parts=mask.parts or 1 if mask else 1,
+        block=mask.block if mask else 0,
+        quantizer=bits.weight_quantizer, encoding=bits.encoding, codes=bits.codes,
+        dense_macs=prod(layer.weight_shape) * layer.positions, groups=groups, positions=layer.positions,
+        inner=weights // channels, inputs=_read(layer, shape[1] * groups), outputs=layer.positions * channels,
+        alive_bytes=alive.get(layer.name, 0),
+    )  # fmt: skip
+
+
+def _read(layer: Layer, channels: int) -> int:
+    """Numbers that one sample brings to a layer; `input_shape` has channels first for a convolution, else last."""
+    sizes = layer.input_shape[1:] if layer.kind == "conv" else layer.input_shape[:-1]
+    return prod(sizes) * channels
+
+
+def _bare(inventory: Inventory, layer: Layer, shape: tuple[int, ...], alive: Mapping[str, int]) -> Row:
+    """A batch norm, or a layer that stays as it is."""
+    norm, channels = layer.kind == "norm", shape[0]
+    learned = channels * (layer.affine + layer.bias) if norm else prod(shape)
     buffers = layer.buffers // layer.weight_shape[0] * channels if norm else layer.buffers
     stored = 0 if layer.name in inventory.folded else learned + buffers
     return Row(
         name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels, macs=0, params=learned,
         weights=0, weight_bits=FLOAT, activation_bits=FLOAT, scales=0, floats=stored, nonzeros=0,
+        alive_bytes=alive.get(layer.name, 0),
+    )  # fmt: skip
+
+
+def _product(product: Product, gone: Mapping[str, int], alive: Mapping[str, int]) -> Row:
+    """Neither side is a weight: both are taken to be float."""
+    sizes = (product.count, product.rows, product.inner, product.columns)
+    count, rows, inner, columns = (size.left(gone) for size in sizes)
+    return Row(
+        name=product.name, kind="product", weight_shape=(), channels=count * columns, macs=count * rows * inner * columns,
+        params=0, weights=0, weight_bits=FLOAT, activation_bits=FLOAT, scales=0, floats=0, nonzeros=0,
+        dense_macs=prod(size.dense for size in sizes), groups=count, positions=rows, inner=inner,
+        inputs=count * inner * (rows + columns), outputs=count * rows * columns, alive_bytes=alive.get(product.name, 0),
     )  # fmt: skip
