@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from paper import publish, spread
 
-from paretune.costs.table import bops
+from paretune.costs.counts import bops
 from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
 from paretune.profile import profile
 from paretune.recipe import Joint, Recovery

@@ -11,13 +11,14 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import optuna
 import torch
 from long_study import BUDGET, LongStudy, resnet56
@@ -26,18 +27,22 @@ from rich.table import Table
 
 from paretune.compress.cut import cut
 from paretune.compress.groups import discover
+from paretune.costs.hardware import Hardware
 from paretune.costs.table import static_costs
 from paretune.findings import Trial
 from paretune.inventory import Inventory
+from paretune.plan import GroupPlan, LayerPlan, Plan
 from paretune.profile import profile
 from paretune.report.hypervolume import hypervolumes
 from paretune.search import driver, store
+from paretune.search.devices import hardware_of
 from paretune.search.driver import Driver
 from paretune.search.planner import Planner
 from paretune.search.provenance import provenance
 from paretune.search.read import read_findings, write_report
 from paretune.search.study import run_study
 from paretune.spaces.space import Space
+from paretune.tasks.bare import make_bare
 from paretune.tasks.digits import digits
 
 COLUMNS = ("what", "median (fastest – slowest, repeats)", "limit", "met?")
@@ -186,11 +191,37 @@ def open_lines(home: Path, long: LongStudy, trials: int, repeats: int) -> Iterat
     yield Line(what=f"{name}: hypervolume of the progress line", times=timed(lambda: hypervolumes(findings), repeats))
 
 
-def cost_lines(home: Path, inventory: Inventory) -> Iterator[Line]:
-    """Static costs of the plans in `home`, each for the first time."""
-    plans = [replace(trial.plan) for trial in read_findings(home).trials[:100] if trial.plan is not None]
-    times = [timed(lambda plan=plan: static_costs(profile(inventory, plan)))[0] for plan in plans]  # type: ignore[misc]
-    yield Line(what="ResNet-56: static costs of a plan", times=times)
+def cost_lines(plans: int) -> Iterator[Line]:
+    """All static costs of random plans, each for the first time, from the inventory alone."""
+    nets: dict[str, tuple[dict[str, Any], float]] = {
+        "ResNet-20 (CIFAR)": ({"name": "cifar", "model": "resnet20"}, 0.001),
+        "ResNet-50 (224²)": ({"name": "torchvision", "model": "resnet50"}, 0.005),
+    }
+    for name, (config, limit) in nets.items():
+        bare = make_bare(config)
+        assert bare is not None
+        inventory = discover(bare.model, bare.example)
+        for hardware in map(hardware_of, ("systolic_16x16", "fpga_pe16")):
+            chosen = [random_plan(inventory, seed) for seed in range(plans)]
+            times = [_priced(inventory, plan, hardware) for plan in chosen]
+            yield Line(what=f"{name}: static costs of a plan on {hardware.name}", times=times, limit=limit)
+
+
+def _priced(inventory: Inventory, plan: Plan, hardware: Hardware) -> float:
+    return timed(lambda: static_costs(profile(inventory, plan), hardware))[0]
+
+
+def random_plan(inventory: Inventory, seed: int) -> Plan:
+    """Other widths for every group, other bits for every layer."""
+    chance = np.random.default_rng(seed)
+    counts = [int(chance.integers(1, group.channels + 1)) for group in inventory.groups]
+    groups = (
+        GroupPlan(group=group.name, kept=tuple(range(count)))
+        for group, count in zip(inventory.groups, counts, strict=True)
+    )
+    bits = ((layer.name, *chance.choice((2, 3, 4, 6, 8), 2).tolist()) for layer in inventory.weighted)
+    layers = (LayerPlan(layer=name, weight_bits=weight, activation_bits=act) for name, weight, act in bits)
+    return Plan(groups=tuple(groups), layers=tuple(layers))
 
 
 def measure(folder: Path, *, quick: bool) -> Iterator[Line]:
@@ -200,7 +231,7 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Line]:
     inventory = discover(resnet56(), torch.randn(1, 3, 32, 32))
     long, short = LongStudy(inventory=inventory, size=100), LongStudy(inventory=inventory, size=10)
     long.build(folder / "long", trials)
-    yield from cost_lines(folder / "long", inventory)
+    yield from cost_lines(10 if quick else 100)
     yield from open_lines(folder / "long", long, trials, repeats)
     yield from ask_lines(folder / "long", long, trials)
     short.build(folder / "short", 100)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from paper import publish, spread
 
+from paretune.costs.counts import size_bytes
 from paretune.costs.storage import ENCODINGS, sizes
-from paretune.costs.table import size_bytes
 from paretune.export.pack import pack
 from paretune.plan import FLOAT, LayerPlan, Plan
 from paretune.profile import profile

@@ -1,26 +1,34 @@
 """A model's layers in order of execution, as forward hooks see them."""
 
+import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from paretune.compress.following import followed
+from paretune.compress.lifetimes import counted, figures, folding, products_of
+from paretune.compress.trace import Trace, Tracer
 from paretune.errors import ParetuneError, first_line
-from paretune.inventory import Kind, Layer
+from paretune.inventory import Inventory, Kind, Layer, Size
 
 STATISTICS = ("running_mean", "running_var")
+NOTHING = torch.empty(0)
 Shapes = tuple[tuple[int, ...], tuple[int, ...], int]  # input and output without the batch axis, numbers in the output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """Layers in order of execution; `shared` names those whose weights are used in more than one place."""
+    """Layers in order of execution; `shared` names those whose weights are used in more than one place. `trace` are the
+    operations of the forward, None if they could not be recorded."""
 
     layers: tuple[Layer, ...]
     shared: frozenset[str]
+    trace: Trace | None = None
 
 
 def watch(model: nn.Module, example: Tensor) -> Watched:
@@ -38,8 +46,7 @@ def watch(model: nn.Module, example: Tensor) -> Watched:
         module.register_forward_hook(_recorder(name, calls), with_kwargs=True) for name, module in owners.items()
     ]
     try:
-        with torch.no_grad():
-            model(example)
+        trace = _seen(model, example, calls)
     except Exception as error:
         shape = tuple(example.shape)
         raise ParetuneError(f"the model's forward fails on an example of shape {shape}: {first_line(error)}") from error
@@ -51,7 +58,95 @@ def watch(model: nn.Module, example: Tensor) -> Watched:
     own = {name: [id(tensor) for tensor in own_floats(module).values()] for name, module in owners.items()}
     tied = Counter(tensor for held in own.values() for tensor in held)
     twice = {name for name, held in own.items() if any(tied[tensor] > 1 for tensor in held)}
-    return Watched(layers=layers, shared=frozenset(twice | {name for name, seen in calls.items() if len(seen) > 1}))
+    shared = frozenset(twice | {name for name, seen in calls.items() if len(seen) > 1})
+    return Watched(layers=layers, shared=shared, trace=trace)
+
+
+def survey(model: nn.Module, example: Tensor) -> Inventory:
+    """The layers of `model` and what one forward on `example` (N, ...) runs and keeps in memory; no channel groups.
+
+    Works on the meta device, and for models that the tracer of channel groups does not get through. `model` is left
+    untouched.
+
+    Raises:
+        ParetuneError: the model cannot be copied to the example's device, or its forward fails on `example`.
+    """
+    try:
+        twin = copy.deepcopy(model).to(example.device).eval()
+    except Exception as error:
+        raise ParetuneError(f"the model cannot be copied: {first_line(error)}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        watched = watch(twin, example)
+    norms = folding(watched.layers, watched.trace, watched.shared) if watched.trace else {}
+    weighted = (layer.name for layer in watched.layers if layer.kind in ("conv", "linear"))
+    inventory = Inventory(
+        layers=tuple(replace(layer, norm=norms.get(layer.name)) for layer in watched.layers),
+        groups=(),
+        input_shape=tuple(example.shape[1:]),
+        whole=dict.fromkeys(weighted, "channel groups were not looked for"),
+    )
+    return observed(twin, example, inventory, watched.trace)
+
+
+def observed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Trace | None) -> Inventory:
+    """`inventory` with the products, steps, buffers and operations of `trace`, a forward of `model` on `example`.
+
+    They are counted per sample of `example` (N, ...). If there is no trace, or it cannot be told in such terms, they
+    stay empty and `unsure` says so.
+    """
+    lost = replace(
+        inventory, unsure=("products, operations and activations in memory: the forward could not be followed",)
+    )
+    if trace is None:
+        return lost
+    try:
+        return _observed(model, example, inventory, trace)
+    except Exception as error:
+        # An inventory without them serves most purposes; the layers and groups are known already.
+        return replace(inventory, unsure=(f"{lost.unsure[0]} ({first_line(error)})",))
+
+
+def _observed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Trace) -> Inventory:
+    found = followed(model, example, inventory, trace, _traced)
+    dense, divisors = figures(inventory, trace), _divisors(inventory, trace, len(example))
+    order = [group.name for group in inventory.groups]
+
+    def size(figure: int) -> Size:
+        share, divisor = found.shares[figure], divisors[figure]
+        each = ((group, share[group] // divisor) for group in order if share.get(group))
+        return Size(dense=-(-dense[figure] // divisor), per_unit=tuple(each))
+
+    return counted(inventory, trace, size, found.wrong)
+
+
+def _divisors(inventory: Inventory, trace: Trace, samples: int) -> list[int]:
+    """What makes a figure one per sample; a product of weights alone runs once, whatever the number of samples."""
+    divisors = [samples] * len(trace.sizes)
+    for op in trace.ops:
+        for part in products_of(inventory, op):
+            axes = (part.batch, 0, 1, 3) if op.reads else ()
+            axis = next((axis for axis in axes if part.dims[axis] % samples == 0), None)
+            divisors += [samples if at == axis else 1 for at in range(4)]
+    return divisors
+
+
+def _seen(model: nn.Module, example: Tensor, calls: dict[str, list[Shapes]]) -> Trace | None:
+    """Runs the forward once; if it does not bear being watched, a second time as it is."""
+    try:
+        return _traced(model, example)
+    except Exception:
+        calls.clear()
+        with torch.no_grad():
+            model(example)
+        return None
+
+
+def _traced(model: nn.Module, example: Tensor) -> Trace | None:
+    tracer = Tracer(model, example)
+    with torch.no_grad(), tracer.watching():
+        made = model(example)
+    return tracer.trace(tensors(made))
 
 
 def own_floats(module: nn.Module) -> dict[str, Tensor]:
@@ -72,7 +167,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 def _recorder(name: str, calls: dict[str, list[Shapes]]) -> Any:
     def record(_: nn.Module, given: Any, named: Any, made: Any) -> None:
-        entered, left = (next(tensors(value), torch.empty(0)) for value in ((given, named), made))
+        entered, left = (next(tensors(value), NOTHING) for value in ((given, named), made))
         calls.setdefault(name, []).append((tuple(entered.shape[1:]), tuple(left.shape[1:]), left.numel()))
 
     return record

@@ -1,6 +1,6 @@
 """The inventory of a cut model, and arrays cut like its weights, by arithmetic alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from paretune.compress.cut import Gone, Kept, removed
 from paretune.errors import ImpossiblePlan
-from paretune.inventory import Axis, Group, Inventory, Layer, Member
+from paretune.inventory import Axis, Group, Inventory, Layer, Member, Product, Size
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -19,16 +19,19 @@ def narrow(inventory: Inventory, kept: Kept) -> Inventory:
 
     Groups with one unit left stay listed, so a grouped convolution or a depthwise one that is down to one unit keeps
     its group, where `discover` would see a plain layer. Shapes of "other" layers are copied: nobody knows how they
-    follow.
+    follow. So is the size of whatever is `unsure`.
 
     Raises:
         ImpossiblePlan: as in `cut`.
     """
     gone = removed(inventory, kept)
+    counts = {name: inventory.group[name].channels - len(units) for name, units in kept.items()}
     return replace(
         inventory,
         layers=tuple(_layer(layer, gone) for layer in inventory.layers),
         groups=tuple(_group(group, inventory, kept, gone) for group in inventory.groups),
+        products=tuple(_product(product, counts) for product in inventory.products),
+        buffers=tuple(replace(buffer, numbers=_size(buffer.numbers, counts)) for buffer in inventory.buffers),
     )
 
 
@@ -45,6 +48,16 @@ def slice_weight(inventory: Inventory, layer: str, array: NDArray[Number], kept:
         if (layer, axis) in gone:
             array = np.delete(array, sorted(gone[layer, axis]), axis=number)
     return array
+
+
+def _size(size: Size, counts: Mapping[str, int]) -> Size:
+    return replace(size, dense=size.left(counts))
+
+
+def _product(product: Product, counts: Mapping[str, int]) -> Product:
+    sizes = (product.count, product.rows, product.inner, product.columns)
+    count, rows, inner, columns = (_size(size, counts) for size in sizes)
+    return replace(product, count=count, rows=rows, inner=inner, columns=columns)
 
 
 def _layer(layer: Layer, gone: Gone) -> Layer:

@@ -55,6 +55,22 @@ def kept_weights(wanted: Wanted, shape: Shape, minimum: int = 1) -> int:
     return _method(wanted).kept(wanted, shape, minimum)
 
 
+def stand_in(wanted: Wanted, shape: Shape, minimum: int = 1) -> Pattern:
+    """A pattern with as many zeros and as large an index as the mask will have, but with the zeros nowhere in
+    particular: all that costs ask for.
+
+    Raises:
+        ImpossiblePlan: the pattern does not fit the shape.
+        UnknownName: no such pattern.
+    """
+    blocks = wanted.kind == "pe_block"
+    return Pattern(
+        kind=wanted.kind, nonzeros=kept_weights(wanted, shape, minimum), index_bytes=index_bytes_of(wanted, shape),
+        stored="", block=wanted.block if blocks else 0, layout=wanted.layout if blocks else "",
+        parts=wanted.parts if wanted.kind == "partition" else 0,
+    )  # fmt: skip
+
+
 def mask_for(wanted: Wanted, scores: Scores, minimum: int = 1) -> Mask:
     """True where a weight stays: the highest scores that the pattern allows; of equal ones the first in C order.
 

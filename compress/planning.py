@@ -11,9 +11,10 @@ from paretune.compress.criteria import Scores
 from paretune.compress.masks import Masks
 from paretune.compress.narrow import narrow, slice_weight
 from paretune.compress.partition import partition
-from paretune.compress.patterns import global_masks, index_bytes_of, kept_weights, mask_for, mask_of, pattern_of
+from paretune.compress.patterns import global_masks, mask_for, mask_of, pattern_of, stand_in
 from paretune.compress.quantizers import ACTIVATIONS, WEIGHTS
 from paretune.compress.rates import RATES, Answer, Ground, Kept, choose_units
+from paretune.costs.hardware import Hardware
 from paretune.costs.table import COSTS
 from paretune.curve import Curve
 from paretune.errors import ImpossiblePlan, ParetuneError, pick
@@ -52,11 +53,13 @@ def plan_of(
     curves: Curves = no_curves,
     judge: Judge = no_judge,
     seed: int = 0,
+    hardware: Hardware | None = None,
 ) -> Planned:
     """The explicit plan of a recipe: the rate's rule says how many channels of a group stay, the blend says which.
 
     Ties keep the channel that comes first, so that equal scores give equal plans. A group that loses
-    nothing is left out, so that every way of asking for "all" is the same plan. `seed` starts partitions.
+    nothing is left out, so that every way of asking for "all" is the same plan. `seed` starts partitions; `hardware`
+    is needed for a target on what it pays.
 
     Raises:
         UnknownName: a rule, criterion or cost that is not in its table.
@@ -67,8 +70,11 @@ def plan_of(
 
     bare = replace(recipe, encodings={})  # one of them may need a pattern, and those come later
 
+    def priced(name: str, plan: Plan) -> float:
+        return pick(COSTS, name, "cost").count(profile(inventory, plan), hardware)
+
     def cost(name: str, kept: Kept) -> float:
-        return pick(COSTS, name, "cost").count(profile(inventory, _plan(bare, inventory, kept, {})))
+        return priced(name, _plan(bare, inventory, kept, {}))
 
     ground = Ground(
         inventory=inventory,
@@ -76,7 +82,7 @@ def plan_of(
         ratios=recipe.ratios,
         keep=recipe.keep,
         cost=cost,
-        dense=lambda name: pick(COSTS, name, "cost").count(profile(inventory, DENSE)),
+        dense=lambda name: priced(name, DENSE),
         curves=lambda by: curves(by, recipe.reduce),
         judge=judge,
     )
@@ -135,8 +141,7 @@ def foreseen(plan: Plan, inventory: Inventory) -> Plan:
         if row.layer not in pruning.wanted or row.pattern is not None:
             return row
         wanted, shape = pruning.wanted[row.layer], left.layer[row.layer].weight_shape
-        count, size = kept_weights(wanted, shape, pruning.minimum), index_bytes_of(wanted, shape)
-        return replace(row, pattern=Pattern(kind=wanted.kind, nonzeros=count, index_bytes=size, stored=""))
+        return replace(row, pattern=stand_in(wanted, shape, pruning.minimum))
 
     return replace(plan, layers=tuple(map(guess, plan.layers)))
 

@@ -38,7 +38,7 @@ def meet(
     nothing that near.
 
     Raises:
-        ImpossiblePlan: the goal is out of reach, or the widths are too coarse to land within 1 % of it.
+        ImpossiblePlan: the dense cost is 0, or the goal is out of reach or too finely set for the widths (1 %).
     """
 
     def counts_at(levels: Levels) -> dict[str, int]:
@@ -50,6 +50,8 @@ def meet(
 
     path = shrinking(list(allowed.values()), [ratios[group] for group in allowed])
     whole, least = price(path[0]), price(path[-1])
+    if not dense:
+        raise ImpossiblePlan(f"target {name}: the dense model's is 0, so there is no share of it")
     goal = share * dense
     if whole <= goal:
         return counts_at(path[0]), whole / dense

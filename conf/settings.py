@@ -65,6 +65,22 @@ class RivalSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """How latency is measured; `study` measures every trial's network, too, so that `latency_ms` can be an
+    objective."""
+
+    study: bool = False
+    threads: int = 1
+    warmup: int = 10
+    repeats: int = 50
+
+    def __post_init__(self) -> None:
+        for name, least in {"threads": 1, "warmup": 0, "repeats": 3}.items():
+            if getattr(self, name) < least:
+                raise ParetuneError(f"latency.{name} must be {least} or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A whole study: what is compressed, what may vary, what counts, and where the results go."""
 
@@ -79,6 +95,8 @@ class Settings:
     threads: int | None = None
     finish: FinishSettings = FinishSettings()
     rival: RivalSettings | None = None
+    hardware: dict[str, Any] = dataclasses.field(default_factory=dict)
+    latency: LatencySettings = LatencySettings()
 
     @property
     def folder(self) -> Path:
@@ -91,6 +109,11 @@ class Settings:
         return {name: float(limit) for name, limit in self.budget.items() if limit is not None}
 
 
+SECTIONS: Mapping[str, type] = {
+    "study": StudySettings, "finish": FinishSettings, "rival": RivalSettings, "latency": LatencySettings,
+}  # fmt: skip
+
+
 def parse_settings(plain: Mapping[str, Any]) -> Settings:
     """The settings that `plain` (dicts and lists, fully resolved) describes.
 
@@ -98,7 +121,7 @@ def parse_settings(plain: Mapping[str, Any]) -> Settings:
         ParetuneError: an unknown or missing key or a value of the wrong type; the message names the key.
     """
     values = dict(plain)
-    for name, kind in {"study": StudySettings, "finish": FinishSettings, "rival": RivalSettings}.items():
+    for name, kind in SECTIONS.items():
         if isinstance(values.get(name), Mapping):
             values[name] = _build(kind, name, values[name])
     settings: Settings = _build(Settings, "", values)
@@ -139,11 +162,9 @@ def _typed(key: str, hint: Any, value: Any) -> Any:
         return {str(k): v if inner is Any else _typed(f"{key}.{k}", inner, v) for k, v in value.items()}
     if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool) and not isnan(value):
         return float(value)
-    if (
-        origin in (int, str, StudySettings, FinishSettings, RivalSettings)
-        and isinstance(value, origin)
-        and not isinstance(value, bool)
-    ):
+    if origin in (int, str, *SECTIONS.values()) and isinstance(value, origin) and not isinstance(value, bool):
         return value
-    names = {tuple: "a list", float: "a number", int: "a whole number", str: "a word"}
+    if origin is bool and isinstance(value, bool):
+        return value
+    names = {tuple: "a list", float: "a number", int: "a whole number", str: "a word", bool: "true or false"}
     raise ParetuneError(f"{key} must be {names.get(origin, 'a table of keys')}, got {value!r}")

@@ -1,12 +1,6 @@
 """What a network runs on, as far as a cost model needs to know: an array or engine, memories, energy per operation."""
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
-from typing import Any, get_type_hints
-
-from paretune.errors import ParetuneError, near_miss
 
 ENGINES = ("systolic", "finn")
 DATAFLOWS = ("output", "weight", "input")
@@ -17,9 +11,9 @@ SKIPS = ("none", "blocks", "all")
 class Energy:
     """Energy of operations and of memory traffic, in `unit`.
 
-    An integer multiplication of x × y bits takes multiply[0] (x + y) / 2 + multiply[1] x y, an addition of b bits add × b; both in float32
-    are told apart. `register`, `buffer` and `dram` are per bit read or written; `buffer` has one entry per size of
-    memory (bytes, per bit), ascending.
+    An integer multiplication of x × y bits takes multiply[0] (x + y) / 2 + multiply[1] x y, an addition of b bits add ×
+    b; both in float32 are told apart. `register`, `buffer` and `dram` are per bit read or written; `buffer` has one
+    entry per size of memory (bytes, per bit), ascending.
     """
 
     name: str
@@ -38,10 +32,11 @@ class Energy:
 class Hardware:
     """One accelerator.
 
-    The engine "systolic" is an array of `rows` × `columns` multipliers with the `dataflow` "output", "weight" or "input" (what stays in
-    place). "finn" has `pe` processing elements of `simd` lanes each, shared by all layers; with `target_cycles` every layer gets an engine of its own, folded so
-    that it keeps to the target. `skips` says which masked weights cost no time and no energy: "none", "blocks" (patterns of whole blocks as wide
-    as the array), or "all". With `ternary_adds`, weights of up to two bits need no multiplier. `accelerators` is how many of them share a
+    The engine "systolic" is an array of `rows` × `columns` multipliers with the `dataflow` "output", "weight" or
+    "input" (what stays in place). "finn" has `pe` processing elements of `simd` lanes each, shared by all layers; with
+    `target_cycles` every layer gets an engine of its own, folded so that it keeps to the target. `skips` says which
+    masked weights cost no time and no energy: "none", "blocks" (patterns of whole blocks as wide as the array), or
+    "all". With `ternary_adds`, weights of up to two bits need no multiplier. `accelerators` is how many of them share a
     partitioned layer; None means one per part.
     """
 
@@ -72,9 +67,9 @@ class Hardware:
 class Work:
     """What one row of a profile keeps a piece of hardware busy with.
 
-    `passes` are the tiles that run one after the other, `utilisation` the share of multiplier-cycles that do a MAC, in [0, 1].
-    `weights_read`, `inputs_read` and `outputs_moved` are numbers that cross between the buffer and the array, repeats included;
-    partial sums that go out and come back count both ways.
+    `passes` are the tiles that run one after the other, `utilisation` the share of multiplier-cycles that do a MAC, in
+    [0, 1]. `weights_read`, `inputs_read` and `outputs_moved` are numbers that cross between the buffer and the array,
+    repeats included; partial sums that go out and come back count both ways.
     """
 
     cycles: int

@@ -1,103 +1,168 @@
 """Static costs: plain arithmetic over a profile; what zeros bring down is known exactly once the codes are."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from paretune.costs.storage import stored_bytes
+from paretune.costs import counts
+from paretune.costs.bill import bill
+from paretune.costs.hardware import Hardware
+from paretune.costs.uncounted import Missing, no_macs, nothing, on_fpga, stand_ins, temporary
+from paretune.errors import ParetuneError
 from paretune.findings import Objective
-from paretune.frozen import HEADER_BYTES
 from paretune.plan import FLOAT
 from paretune.profile import Profile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """An objective that needs no training: `count` turns a profile into a number; smaller is better."""
+    """An objective that needs no training: `count` turns a profile into a number; smaller is better.
+
+    `source` says where the formula comes from and `uncounted` what of a network it leaves out. With `hardware` it
+    depends on what the network runs on, with an `engine` only that one has it. `masked` and `coded` say that masks, or
+    zeros that come from rounding, bring it down.
+    """
 
     objective: Objective
-    count: Callable[[Profile], float]
+    count: Callable[[Profile, Hardware | None], float]
+    source: str
+    uncounted: Missing = field(default=nothing)
+    hardware: bool = False
+    engine: str = ""
+    masked: bool = False
+    coded: bool = False
 
 
-def params(rows: Profile) -> int:
-    """Learnable numbers: weights, biases and norm scales, whatever their bit-width."""
-    return sum(row.params for row in rows)
+def _plain(
+    name: str, unit: str, definition: str, count: Callable[[Profile], float], *, source: str = "counted",
+    uncounted: Missing = nothing, masked: bool = False,
+) -> Cost:  # fmt: skip
+    return Cost(
+        objective=Objective(name=name, unit=unit, definition=definition),
+        count=lambda rows, hardware: count(rows), source=source, uncounted=uncounted, masked=masked, coded=masked,
+    )  # fmt: skip
 
 
-def nonzeros(rows: Profile) -> int:
-    """Learnable numbers that neither a mask nor, once that is known, rounding has set to zero."""
-    return sum(row.params - row.weights + row.nonzeros for row in rows)
+def _paid(
+    name: str, unit: str, definition: str, *, source: str, engine: str = "", uncounted: Missing = no_macs
+) -> Cost:
+    def count(rows: Profile, hardware: Hardware | None) -> float:
+        if hardware is None or name not in costs_for(hardware):
+            on = f"'{hardware.name}' does not have it" if hardware else "no hardware is named"
+            raise ParetuneError(f"the cost '{name}' needs hardware that has it, and {on}")
+        return bill(rows, hardware)[name]
+
+    return Cost(
+        objective=Objective(name=name, unit=unit, definition=definition), count=count, source=source,
+        uncounted=uncounted, hardware=True, engine=engine, masked=True,
+    )  # fmt: skip
 
 
-def size_bytes(rows: Profile) -> int:
-    """Bytes of the packed weight file: every weight in its encoding, each starting on a byte, float32 scales, biases,
-    activation steps and whatever is not a layer's weight, and the file's header. Of a plan that is not trained yet it
-    is an upper bound: see `paretune.costs.storage.stored_bytes`.
-    """
-    return HEADER_BYTES + sum(stored_bytes(row) + 4 * (row.scales + row.floats) for row in rows)
-
-
-def least_bytes(rows: Profile) -> int:
-    """Bytes that the packed file takes in any case: all but the weights that training turns into codes."""
-    floats = HEADER_BYTES + sum(4 * (row.scales + row.floats) for row in rows)
-    return floats + sum(stored_bytes(row) for row in rows if row.weight_bits == FLOAT and not row.pattern)
-
-
-def macs(rows: Profile) -> int:
-    """Multiply-accumulates of one sample through convolutions and linear layers; one multiply-add counts once."""
-    return sum(row.macs for row in rows)
-
-
-def effective_macs(rows: Profile) -> int:
-    """Multiply-accumulates of one sample if every weight that is zero is skipped."""
-    return sum(row.macs * row.nonzeros // row.weights for row in rows if row.weights)
-
-
-def bops(rows: Profile) -> int:
-    """Bit operations of one sample: Σ MACs × weight bits × activation bits, 32 for float.
-
-    The product form of Bayesian Bits (van Baalen et al. 2020, https://arxiv.org/abs/2005.07093).
-    """
-    return sum(row.macs * row.weight_bits * row.activation_bits for row in rows)
-
-
-def effective_bops(rows: Profile) -> int:
-    """Bit operations of one sample without those of zeros: Σ effective MACs × weight bits × activation bits."""
-    return sum(
-        row.macs * row.nonzeros // row.weights * row.weight_bits * row.activation_bits for row in rows if row.weights
-    )
-
-
-def _cost(name: str, unit: str, definition: str, count: Callable[[Profile], float]) -> Cost:
-    return Cost(objective=Objective(name=name, unit=unit, definition=definition), count=count)
-
+BAYESIAN_BITS = "van Baalen et al. 2020, https://arxiv.org/abs/2005.07093"
+UNIQ = "Baskin et al. 2018, https://arxiv.org/abs/1804.10969 (from memory)"
+SCALE_SIM = (
+    "SCALE-Sim, Samajdar et al. 2018, https://arxiv.org/abs/1811.02883; FINN-R, https://arxiv.org/abs/1809.04570"
+)
+FINN = "FINN-R, Blott et al. 2018, https://arxiv.org/abs/1809.04570"
+HOROWITZ = "Horowitz, ISSCC 2014, https://doi.org/10.1109/ISSCC.2014.6757323; traffic: ours"
+EYERISS = "Chen et al. 2016 (Eyeriss), https://doi.org/10.1109/ISCA.2016.40; traffic: ours"
+PARTITION = "Shahhosseini et al. 2019, https://arxiv.org/abs/1901.11391; cycles: ours"
 
 COSTS: Mapping[str, Cost] = {
     cost.objective.name: cost
     for cost in (
-        _cost("params", "parameters", "learnable numbers left", params),
-        _cost(
-            "nonzeros",
-            "parameters",
-            "learnable numbers left that neither a mask nor rounding has set to zero",
-            nonzeros,
+        _plain("params", "parameters", "learnable numbers left", counts.params),
+        _plain(
+            "nonzeros", "parameters", "learnable numbers left that neither a mask nor rounding has set to zero",
+            counts.nonzeros, masked=True,
         ),
-        _cost(
-            "size_bytes",
-            "bytes",
-            "packed weight file: weights as they are encoded, float32 scales and biases, header",
-            size_bytes,
+        _plain("weight_bits", "bits", f"Σ weights × bits before any encoding, {FLOAT} for float", counts.weight_bits),
+        _plain(
+            "size_bytes", "bytes", "packed weight file: weights as they are encoded, float32 scales and biases, header",
+            counts.size_bytes, masked=True,
         ),
-        _cost("macs", "MACs", "multiply-adds of one sample through conv and linear layers", macs),
-        _cost("effective_macs", "MACs", "MACs without those of weights that are zero", effective_macs),
-        _cost("bops", "bit-operations", f"Σ MACs × weight bits × activation bits, {FLOAT} for float", bops),
-        _cost("effective_bops", "bit-operations", "bops without those of weights that are zero", effective_bops),
+        _plain(
+            "activation_bytes", "bytes",
+            "most activations of one sample in memory at once, in order of execution, at the bits their readers take",
+            counts.activation_bytes, source="ours", uncounted=temporary,
+        ),
+        _plain(
+            "macs", "MACs", "multiply-adds of one sample through conv and linear layers and products of activations",
+            counts.macs, uncounted=no_macs,
+        ),
+        _plain(
+            "effective_macs", "MACs", "MACs without those of weights that are zero", counts.effective_macs,
+            uncounted=no_macs, masked=True,
+        ),
+        _plain(
+            "bops", "bit-operations", f"Σ MACs × weight bits × activation bits, {FLOAT} for float", counts.bops,
+            source=BAYESIAN_BITS, uncounted=no_macs,
+        ),
+        _plain(
+            "effective_bops", "bit-operations", "bops without those of weights that are zero", counts.effective_bops,
+            source=BAYESIAN_BITS, uncounted=no_macs, masked=True,
+        ),
+        _plain(
+            "relative_bops", "share", "bops as a share of the dense model's at 32×32 bits", counts.relative_bops,
+            source=BAYESIAN_BITS, uncounted=no_macs,
+        ),
+        _plain(
+            "baskin_bops", "bit-operations",
+            "Σ MACs × (w a + w + a + log2 inner): with the accumulator; inner is inputs × kernel size",
+            counts.baskin_bops, source=UNIQ, uncounted=no_macs,
+        ),
+        _plain(
+            "effective_baskin_bops", "bit-operations", "baskin_bops without the products w a of weights that are zero",
+            counts.effective_baskin_bops, source=UNIQ, uncounted=no_macs, masked=True,
+        ),
+        _paid(
+            "energy_pj", "pJ", "modelled: operations, registers, buffer and DRAM, by the hardware's energy table",
+            source=HOROWITZ, uncounted=stand_ins,
+        ),
+        _paid(
+            "energy_relative", "16-bit MACs", "modelled: the same traffic by the relative table, a 16-bit MAC is 1",
+            source=EYERISS, uncounted=stand_ins,
+        ),
+        _paid(
+            "cycles", "cycles",
+            "modelled: Σ over layers, one after the other; with target_cycles the slowest layer of the pipeline",
+            source=SCALE_SIM,
+        ),
+        _paid(
+            "parallel_cycles", "cycles", "modelled: cycles with the parts of partitioned layers on their own accelerators",
+            source=PARTITION,
+        ),
+        _paid("luts", "LUTs", "modelled: lookup tables of the engines", engine="finn", source=FINN, uncounted=on_fpga),
+        _paid(
+            "dsps", "DSPs", "modelled: multiplier blocks of the engines", engine="finn", source=FINN,
+            uncounted=on_fpga,
+        ),
+        _paid(
+            "brams", "BRAM18s", "modelled: blocks of 18 kbit memory for the weights", engine="finn", source=FINN,
+            uncounted=on_fpga,
+        ),
     )
-}
+}  # fmt: skip
+
+MASKED = tuple(name for name, cost in COSTS.items() if cost.masked)  # what masks bring down
+CODED = tuple(name for name, cost in COSTS.items() if cost.coded)  # what zeros that come from rounding bring down
 
 
-MASKED = ("nonzeros", "size_bytes", "effective_macs", "effective_bops")  # what masks bring down
+def costs_for(hardware: Hardware | None) -> Mapping[str, Cost]:
+    """The costs that can be told on this hardware; without one those of the network alone."""
+    return {name: cost for name, cost in COSTS.items() if not cost.hardware or (hardware and _has(hardware, cost))}
 
 
-def static_costs(rows: Profile) -> dict[str, float]:
-    """Every cost in the table, by name."""
-    return {name: cost.count(rows) for name, cost in COSTS.items()}
+def _has(hardware: Hardware, cost: Cost) -> bool:
+    if cost.objective.name == "parallel_cycles":
+        return hardware.target_cycles is None
+    return cost.engine in ("", hardware.engine)
+
+
+def static_costs(rows: Profile, hardware: Hardware | None = None) -> dict[str, float]:
+    """Every cost of `costs_for(hardware)`, by name.
+
+    Raises:
+        ParetuneError: an energy table lacks what the hardware needs.
+    """
+    found = {name: cost.count(rows, None) for name, cost in COSTS.items() if not cost.hardware}
+    return found if hardware is None else found | bill(rows, hardware)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from paretune.compress.partition import blocks
 from paretune.errors import ParetuneError
 from paretune.export.graph import to_onnx
 from paretune.export.grids import held_as_float
+from paretune.export.latency import said
 from paretune.export.pack import packed_with_layout, storage_table, unpack
 from paretune.export.torch_program import save_program
+from paretune.files import write_text
 from paretune.frozen import Frozen
 from paretune.inventory import Inventory
 from paretune.plan import Plan
@@ -107,6 +110,16 @@ def write_artifact(
         _move(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def add_latency(folder: Path, latency: Mapping[str, Any]) -> None:
+    """Put what was measured of the written artifact's latency into its `scores.json` and README.
+
+    It is `paretune.export.latency.facts_of` a comparison, or why there is none: {"measured": False, "reason": ...}.
+    """
+    facts = {**_checked(folder), "latency": dict(latency)}
+    write_text(folder / "README.md", _readme(facts))
+    write_text(folder / "scores.json", json.dumps(facts, indent=2) + "\n")
 
 
 def check_target(folder: Path) -> None:
@@ -319,7 +332,16 @@ weights = load(".")  # float32 arrays by name
 
 onnxruntime {parity["onnxruntime"]} and PyTorch disagreed on {parity["differing"]} of {parity["samples"]} sample inputs;
 their logits differed by at most {parity["max_logit_difference"]:.2g}.
-"""
+{_latency(facts)}"""
+
+
+def _latency(facts: dict[str, Any]) -> str:
+    """A paragraph, empty for an artifact whose latency nobody asked for."""
+    latency = facts.get("latency")
+    if latency is None:
+        return ""
+    where = f" (measured on {latency['compressed']['machine']})" if latency["measured"] else ""
+    return f"\n{said(latency)}{where}\n"
 
 
 def _is_number(value: Any) -> bool:

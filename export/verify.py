@@ -1,8 +1,5 @@
 """Does an exported folder do elsewhere what the report says? Asked in a fresh process, image by image."""
 
-import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +10,7 @@ from numpy.typing import NDArray
 
 from paretune.errors import ParetuneError
 from paretune.export.artifact import PROGRAM, READER, Artifact, read_artifact
+from paretune.export.fresh import fresh_process
 from paretune.export.graph import stored_floats, stored_weights
 from paretune.export.grids import input_grid, stored_numbers
 from paretune.export.torch_program import run_program
@@ -67,7 +65,7 @@ def verify(folder: Path, inputs: NDArray[np.float32] | None = None, labels: NDAr
         expected = artifact.predictions
     if len(inputs) != len(expected):
         raise ParetuneError(f"{folder} stores predictions for {len(expected)} test images, {len(inputs)} were given")
-    found = _fresh_process(folder / "model.onnx", inputs, labels)
+    found = _rescored(folder / "model.onnx", inputs, labels)
     differing = int((np.array(found["predictions"]) != expected).sum())
     share = differing / max(len(inputs), 1)
     error = None if labels is None else 1 - found["correct"] / len(inputs)
@@ -97,22 +95,15 @@ def _classes(artifact: Artifact) -> NDArray[Any]:
     return classes
 
 
-def _fresh_process(graph: Path, inputs: NDArray[np.float32], labels: NDArray[Any] | None) -> dict[str, Any]:
+def _rescored(graph: Path, inputs: NDArray[np.float32], labels: NDArray[Any] | None) -> dict[str, Any]:
     script = Path(__file__).resolve().with_name("rescore.py")
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data.npz"
         arrays: dict[str, Any] = {"inputs": inputs} if labels is None else {"inputs": inputs, "labels": labels}
         np.savez(data, **arrays)
-        command = [sys.executable, "-I", str(script), str(graph.resolve()), str(data)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ParetuneError(f"{graph} does not run in a fresh process: {_last_line(done)}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        failed = f"{graph} does not run in a fresh process"
+        found: dict[str, Any] = fresh_process(script, graph.resolve(), data, failed=failed)
     return found
-
-
-def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 def _unlike(artifact: Artifact) -> tuple[str, ...]:
@@ -168,12 +159,12 @@ def _wrong_reader(artifact: Artifact) -> tuple[str, ...]:
     folder = artifact.folder.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "read.npz"
-        command = [sys.executable, "-I", "-c", READ, str(folder / READER), str(folder), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return (f"{READER} does not read the folder: {_last_line(done)}",)
+        try:
+            names = fresh_process("-c", READ, folder / READER, folder, out, failed=f"{READER} does not read the folder")
+        except ParetuneError as error:
+            return (str(error),)
         with np.load(out) as arrays:
-            found = dict(zip(json.loads(done.stdout.splitlines()[-1]), arrays.values(), strict=True))
+            found = dict(zip(names, arrays.values(), strict=True))
     wanted = _tensors(artifact.frozen)
     unlike = [key for key in wanted if key not in found or found[key].tobytes() != wanted[key].tobytes()]
     unlike += [key for key in found if key not in wanted]

@@ -1,6 +1,8 @@
 """What was found on val beside what was confirmed on test, as HTML."""
 
-from paretune.findings import Confirmation, Findings
+from collections.abc import Sequence
+
+from paretune.findings import Confirmation, Findings, MeasuredLatency
 from paretune.report.markup import Cell, heading, paragraph, table, words
 from paretune.report.text import human, label, spread
 
@@ -13,9 +15,13 @@ def confirmations(findings: Findings) -> str:
     header = [words("picked as"), Cell(text="trial"), words("weights"), Cell(text="size"), Cell(text="found (val)"),
               Cell(text="replayed (val)"), Cell(text="confirmed (test)"), words("seeds")]  # fmt: skip
     rows = [_confirmation(row, unit) for row in findings.confirmations]
+    timed = [row.latency for row in findings.confirmations if row.latency]
+    if timed:
+        header.append(words("latency here, measured"))
+        rows = [[*cells, _latency(row.latency)] for cells, row in zip(rows, findings.confirmations, strict=True)]
     note = "The test split was touched only here, after the choice. Mean ± standard deviation where there are seeds."
     title = f"Found and confirmed: {label(findings.objectives[0].name)}"
-    return heading(title) + table(header, rows) + paragraph(note, "quiet")
+    return heading(title) + table(header, rows) + paragraph(note, "quiet") + _measured(timed)
 
 
 def _confirmation(row: Confirmation, unit: str) -> list[Cell]:
@@ -25,3 +31,30 @@ def _confirmation(row: Confirmation, unit: str) -> list[Cell]:
         Cell(text=spread((row.found,), unit)), Cell(text=spread(row.validated, unit)),
         Cell(text=spread(row.confirmed, unit)), words(", ".join(map(str, row.seeds))),
     ]  # fmt: skip
+
+
+def _latency(row: MeasuredLatency | None) -> Cell:
+    if row is None:
+        return words("–")
+    text = f"{_ms(row.median_ms)} ms ({_ms(row.low_ms)} to {_ms(row.high_ms)})"
+    return Cell(text=text, aside=f"{row.ratio:.2f}× as long as the dense float32 model's {_ms(row.dense_ms)} ms",
+                number=False)  # fmt: skip
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.{3 if milliseconds < 10 else 1}f}"
+
+
+def _measured(timed: Sequence[MeasuredLatency]) -> str:
+    """What "here" means; nothing without a measured latency."""
+    if not timed:
+        return ""
+    where = {
+        f"onnxruntime {row.onnxruntime}, {row.threads} thread{'' if row.threads == 1 else 's'}, on {row.machine}": None
+        for row in timed
+    }
+    return paragraph(
+        "Latency is the median of one sample at a time (10th to 90th percentile), the shipped graph and the dense one "
+        f"run in turn: {'; '.join(where)}. No modelled cost of this page enters it.",
+        "quiet",
+    )

@@ -8,8 +8,13 @@ from torch import Tensor
 
 from paretune.compress.groups import discover
 from paretune.compress.recover import Teacher
+from paretune.costs.hardware import Hardware
+from paretune.costs.table import static_costs
 from paretune.errors import ParetuneError
+from paretune.export.latency import Timing
 from paretune.inventory import Inventory
+from paretune.plan import Plan
+from paretune.profile import profile
 from paretune.tasks.task import Task
 
 CALIBRATION_IMAGES = 1024
@@ -18,12 +23,24 @@ CALIBRATION_SEED = 2**20  # apart from the seeds of epochs, so that no trial tra
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
-    """A task laid out for trials. `calibration` holds batches of `train`, augmented as in training."""
+    """A task laid out for trials. `calibration` holds batches of `train`, augmented as in training; with `hardware`
+    what it pays counts among the costs, with a `timing` the latency of every trial's graph is measured.
+    """
 
     task: Task
     inventory: Inventory
     calibration: tuple[tuple[Tensor, Tensor], ...]
     teacher: Teacher
+    hardware: Hardware | None = None
+    timing: Timing | None = None
+
+    def costs(self, plan: Plan) -> dict[str, float]:
+        """Every static cost of `plan`, by name, without building the model.
+
+        Raises:
+            ImpossiblePlan: the plan asks for an encoding that does not fit a layer.
+        """
+        return static_costs(profile(self.inventory, plan), self.hardware)
 
     def some(self, images: int) -> tuple[tuple[Tensor, Tensor], ...]:
         """The calibration batches that hold the first `images` images, the last one cut short."""
@@ -35,7 +52,7 @@ class Bench:
         return tuple(found)
 
 
-def lay_out(task: Task) -> Bench:
+def lay_out(task: Task, hardware: Hardware | None = None, timing: Timing | None = None) -> Bench:
     """Discover the model's inventory and draw the calibration batches; no training.
 
     Raises:
@@ -55,6 +72,8 @@ def lay_out(task: Task) -> Bench:
         inventory=inventory,
         calibration=tuple(batches),
         teacher=Teacher(model=task.model, split=task.train, hint_layer=last),
+        hardware=hardware,
+        timing=timing,
     )
 
 

@@ -10,38 +10,63 @@ import torch
 from paretune.compress.criteria import Scores
 from paretune.compress.planning import plan_of
 from paretune.conf.settings import Settings
-from paretune.costs.table import COSTS, MASKED, least_bytes, static_costs
+from paretune.costs.counts import least_bytes
+from paretune.costs.hardware import Hardware
+from paretune.costs.table import CODED, COSTS, MASKED, costs_for
 from paretune.errors import ParetuneError, near_miss, pick
 from paretune.export.graph import check_exportable
 from paretune.findings import Objective
 from paretune.plan import FLOAT, Plan
 from paretune.profile import profile
 from paretune.recipe import Blend, Masking, Recipe
+from paretune.records import to_plain
 from paretune.search.bench import Bench
 from paretune.search.samplers import SAMPLERS
 from paretune.search.sense import check_sense
 from paretune.spaces.space import Space
 from paretune.tasks.task import Task
 
+LATENCY = Objective(
+    name="latency_ms", unit="ms",
+    definition="measured: median of one sample in onnxruntime on the machine of the study; varies from run to run",
+)  # fmt: skip
 
-def check_names(settings: Settings, task: Task) -> tuple[Objective, ...]:
+
+def check_names(settings: Settings, task: Task, hardware: Hardware | None = None) -> tuple[Objective, ...]:
     """The objectives by name, quality first.
 
     Raises:
         ParetuneError: an unknown objective, cost or sampler, a quality objective that is not first, a budget that is
             not above 0.
     """
-    known = {task.quality.name: task.quality} | {name: cost.objective for name, cost in COSTS.items()}
+    there = costs_for(hardware)
+    known = {task.quality.name: task.quality} | {name: cost.objective for name, cost in there.items()}
+    if settings.latency.study:
+        known["latency_ms"] = LATENCY
+    elif "latency_ms" in settings.objectives:
+        raise ParetuneError("objectives: latency_ms is measured in every trial; switch that on with latency.study=true")
+    for name in (*settings.objectives, *settings.limits):
+        if name in COSTS and name not in there:
+            raise ParetuneError(f"'{name}' {_elsewhere(name, hardware)}")
     objectives = tuple(pick(known, name, "objective") for name in settings.objectives)
     if settings.objectives[0] != task.quality.name:
         raise ParetuneError(f"objectives: the first must be the task's quality, '{task.quality.name}'")
     pick(SAMPLERS, settings.sampler, "sampler")
     for name, limit in settings.limits.items():
-        if name not in COSTS:
-            raise ParetuneError(f"budget: '{name}' is no cost that is known before training.{near_miss(name, COSTS)}")
+        if name not in there:
+            raise ParetuneError(f"budget: '{name}' is no cost that is known before training.{near_miss(name, there)}")
         if limit <= 0:
             raise ParetuneError(f"budget.{name} must be above 0, got {limit:g}")
     return objectives
+
+
+def _elsewhere(name: str, hardware: Hardware | None) -> str:
+    """Why a known cost cannot be told here, and what would help."""
+    if hardware is None:
+        return "depends on the hardware; name one, such as hardware=edge_npu"
+    if COSTS[name].engine:
+        return f"is known of the engine '{COSTS[name].engine}', and hardware={hardware.name} has '{hardware.engine}'"
+    return f"is not told of hardware={hardware.name} with target_cycles, where layers run side by side"
 
 
 def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
@@ -56,13 +81,15 @@ def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
     if not settings.limits or smallest.joint is not None:
         return
     plan = _smallest_plan(space, smallest, bench)
-    reached = static_costs(profile(bench.inventory, plan))
+    reached = bench.costs(plan)
     # How small codes get is known once they are trained; scales, biases and the header stay.
     coded = any(layer.weight_bits < FLOAT for layer in plan.layers)
     if coded:
         reached["size_bytes"] = least_bytes(profile(bench.inventory, plan))
     for name, limit in settings.limits.items():
-        loose = name in MASKED and (space.kinds or (coded and name != "size_bytes"))
+        loose = (name in MASKED and space.kinds) or (name in CODED and coded and name != "size_bytes")
+        if _moody(name, bench.hardware):
+            continue
         if reached[name] > limit and not loose:
             raise ParetuneError(f"budget.{name}={limit:g} cannot be met: the space reaches {reached[name]:g} at least")
 
@@ -80,6 +107,14 @@ def _smallest_plan(space: Space, smallest: Recipe, bench: Bench) -> Plan:
     return plan_of(recipe, inventory, Scores(units={"flat": units}, weights={})).plan
 
 
+def _moody(name: str, hardware: Hardware | None) -> bool:
+    """True for costs that a smaller plan may raise: fewer channels have fewer divisors to fold by, and fewer bits move
+    multiplications from DSP blocks to LUTs.
+    """
+    folded = hardware is not None and hardware.target_cycles is not None
+    return COSTS[name].engine == "finn" or (COSTS[name].hardware and folded)
+
+
 def warn_if_stuck_here(bench: Bench) -> None:
     """Say before the search, on standard error, if what it finds could not be exported."""
     try:
@@ -88,7 +123,7 @@ def warn_if_stuck_here(bench: Bench) -> None:
         print(f"paretune: warning: this model can be searched, but not be exported yet: {error}", file=sys.stderr)
 
 
-def identity_of(settings: Settings, task: Task, space: Space) -> dict[str, Any]:
+def identity_of(settings: Settings, task: Task, space: Space, hardware: Hardware | None = None) -> dict[str, Any]:
     """What must not change when a study is resumed."""
     return {
         "task": f"{task.name} {task.fingerprint}",
@@ -99,6 +134,8 @@ def identity_of(settings: Settings, task: Task, space: Space) -> dict[str, Any]:
         "seed": settings.study.seed,
         "device": task.device.type,
         "threads": torch.get_num_threads(),
+        "hardware": None if hardware is None else to_plain(hardware),
+        **({"latency": to_plain(settings.latency)} if settings.latency.study else {}),
         "space_hash": space.key,
         "space": space.describe(),
     }

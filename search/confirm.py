@@ -13,17 +13,17 @@ from torch import nn
 from paretune.choose import choose
 from paretune.compress.freeze import thaw
 from paretune.conf.settings import Settings, parse_settings
-from paretune.costs.table import static_costs
 from paretune.errors import ParetuneError
-from paretune.export.artifact import SAMPLES, check_target, write_artifact
+from paretune.export.artifact import SAMPLES, add_latency, check_target, write_artifact
+from paretune.export.latency import Comparison, Timing, compare, dense_graph, facts_of
 from paretune.export.pack import unpack
 from paretune.export.verify import Verdict, verify
-from paretune.findings import Confirmation, Findings, Trial
+from paretune.findings import Confirmation, Findings, MeasuredLatency, Trial
 from paretune.frozen import Frozen
 from paretune.plan import Plan
-from paretune.profile import profile
 from paretune.records import to_plain
 from paretune.search.bench import Bench, lay_out
+from paretune.search.devices import hardware_in, timing_in
 from paretune.search.evaluate import Clock, evaluate, quality_of
 from paretune.search.folder import kept_folder, read_json, write_json
 from paretune.search.read import read_findings, write_report
@@ -49,14 +49,16 @@ class Replay:
 
 def export(
     folder: Path, rule: str, out: Path, *, recover: str = "kept", under: Mapping[str, float] | None = None,
-    drop: float | None = None, task: Task | None = None, pt2: bool = False,
+    drop: float | None = None, task: Task | None = None, pt2: bool = False, latency: bool | Mapping[str, int] = True,
 ) -> Verdict:  # fmt: skip
     """Ship the trial that `rule` picks to `out`, and record found (val) beside confirmed (test) in the study.
 
     `recover` "kept" ships the weights that the search found; "full" trains the plan again with three fresh seeds and
     the full recovery budget, and ships the one with the best `val` quality (never chosen on `test`). What a training
     found, masks or channels and bits, is kept; ranges and exponents of quantizers are learned anew. `pt2` adds a
-    program for `torch.export.load`.
+    program for `torch.export.load`. The shipped graph is timed on this machine beside the dense model's, as the
+    study's settings say, but for what `latency` changes ({"repeats": 200}; False: not at all);
+    where one of the two does not run, the artifact says so and is shipped all the same.
 
     Raises:
         ParetuneError: nothing to pick, or the task is not at hand or not the one of the study.
@@ -70,11 +72,11 @@ def export(
     if recover == "full" and plan is not None and not plan.recovery.epochs and not (plan.pruning or plan.joint):
         raise ParetuneError(f"trial {trial.number} was not trained, so there is nothing to recover; use kept")
     settings = read_settings(folder)
-    bench = lay_out(the_task(folder, findings, settings, task))
+    bench = lay_out(the_task(folder, findings, settings, task), hardware_in(settings))
     with threads_for(bench.inventory, settings.threads):
         replays = _kept(folder, trial, bench, settings) if recover == "kept" else _full(trial, bench, settings)
     best = min(replays, key=lambda replay: (replay.validated, replay.seed))
-    costs = static_costs(profile(bench.inventory, best.plan))
+    costs = bench.costs(best.plan)
     words = _words(rule, under or findings.budget, drop)
     quality = findings.names[0]
     confirmation = Confirmation(
@@ -85,7 +87,8 @@ def export(
     )  # fmt: skip
     scores = _scores(findings, {**trial.values, **costs}, confirmation, best, bench.task)
     _write(out, best, bench, scores, pt2)
-    _record(folder, confirmation)
+    timed = None if latency is False else _timed(out, bench, _timing(settings, latency))
+    _record(folder, replace(confirmation, latency=timed))
     return verify_with(out, bench.task)
 
 
@@ -200,6 +203,33 @@ def _write(out: Path, best: Replay, bench: Bench, scores: dict[str, Any], pt2: b
     write_artifact(
         out, model=best.model, frozen=best.frozen, inventory=bench.inventory, plan=best.plan,
         example=bench.task.example(), scores=scores, check=(inputs[:SAMPLES], predictions), pt2=pt2,
+    )  # fmt: skip
+
+
+def _timing(settings: Settings, latency: bool | Mapping[str, int]) -> Timing:
+    return replace(timing_in(settings), **({} if isinstance(latency, bool) else latency))
+
+
+def _timed(out: Path, bench: Bench, timing: Timing) -> MeasuredLatency | None:
+    """The latency of the artifact in `out`, which keeps it too; None, and the artifact says why, if a graph fails."""
+    with np.load(out / "check.npz") as arrays:
+        inputs = arrays["inputs"]
+    try:
+        # Not kept: whoever wants the dense model has it.
+        dense = dense_graph(bench.task.model, bench.inventory, bench.task.example())
+        found = compare(out / "model.onnx", dense, inputs, timing)
+    except ParetuneError as error:
+        add_latency(out, {"measured": False, "reason": str(error)})
+        return None
+    add_latency(out, facts_of(found))
+    return _in_short(found)
+
+
+def _in_short(found: Comparison) -> MeasuredLatency:
+    one = found.compressed
+    return MeasuredLatency(
+        median_ms=one.median_ms, low_ms=one.low_ms, high_ms=one.high_ms, dense_ms=found.dense.median_ms,
+        ratio=found.ratio, threads=one.threads, machine=one.machine, onnxruntime=one.onnxruntime,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,11 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("--recover", default="kept", choices=("kept", "full"),
                         help="kept: the weights the search found; full: train again, three seeds")  # fmt: skip
     parser.add_argument("--pt2", action="store_true", help="also write model.pt2, for torch.export.load")
+    parser.add_argument("--no-latency", action="store_true", help="do not time the shipped graph on this machine")
+    parser.add_argument("--latency-threads", type=int, metavar="N",
+                        help="onnxruntime's threads while it is timed (default 1)")  # fmt: skip
+    parser.add_argument("--latency-repeats", type=int, metavar="N",
+                        help="runs that are timed, after 10 that are not (default 50)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="folder to write, such as model/")
     given = parser.parse_args(arguments)
     from paretune.search.confirm import export as ship
@@ -71,9 +77,10 @@ def export(arguments: Sequence[str]) -> int:
 
     verdict = ship(
         given.folder, given.pick, given.out, recover=given.recover, under=_limits(given.under), drop=given.drop,
-        pt2=given.pt2,
+        pt2=given.pt2, latency=not given.no_latency and _timing(given),
     )  # fmt: skip
     show_storage(given.out)
+    _show_latency(given.out)
     print(f"written: {given.out} ({', '.join(sorted(path.name for path in given.out.iterdir()))})")
     return _show(verdict)
 
@@ -130,6 +137,25 @@ def _limits(pairs: Sequence[str]) -> dict[str, float] | None:
         except ValueError:
             raise ParetuneError(f"--under needs COST=LIMIT, such as size_bytes=20000; got '{pair}'") from None
     return limits or None
+
+
+def _timing(given: argparse.Namespace) -> dict[str, int]:
+    """What to time otherwise than the study's settings say."""
+    from paretune.export.latency import Timing
+
+    asked = {"threads": given.latency_threads, "repeats": given.latency_repeats}
+    changes = {name: number for name, number in asked.items() if number is not None}
+    Timing(**changes)  # refuses what makes no sense before anything else is looked at
+    return changes
+
+
+def _show_latency(folder: Path) -> None:
+    """Print what was measured; nothing if it was not asked for."""
+    from paretune.export.latency import said
+
+    latency = json.loads((folder / "scores.json").read_text(encoding="utf-8")).get("latency")
+    if latency is not None:
+        print(said(latency))
 
 
 def _show(verdict: "Verdict") -> int:

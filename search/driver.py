@@ -14,14 +14,13 @@ import optuna
 
 from paretune.compress.planning import Planned, foreseen
 from paretune.conf.settings import Settings
-from paretune.costs.table import COSTS, MASKED, static_costs
+from paretune.costs.table import CODED, COSTS, MASKED
 from paretune.errors import ImpossiblePlan, ParetuneError, first_line
 from paretune.export.pack import packed_with_layout
 from paretune.findings import Trial
 from paretune.outcome import Outcome
 from paretune.pareto import Array, nondominated
 from paretune.plan import DENSE, FLOAT, Plan
-from paretune.profile import profile
 from paretune.search.bench import Bench
 from paretune.search.controls import Control
 from paretune.search.evaluate import CANNOT, Clock, Trained, evaluate
@@ -57,7 +56,7 @@ def unknown_before_training(plan: Plan) -> Collection[str]:
     coded = any(layer.weight_bits < FLOAT for layer in plan.layers)
     pruning = plan.pruning if plan.open else None
     loose = pruning is not None and (pruning.scope == "global" or pruning.penalty is not None)
-    return MASKED if coded or loose else ()
+    return MASKED if loose else CODED if coded else ()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -149,7 +148,7 @@ class Driver:
         try:
             # What a joint training will find is not known at all.
             guess = DENSE if plan.joint is not None and plan.open else foreseen(plan, self.bench.inventory)
-            costs = static_costs(profile(self.bench.inventory, guess))
+            costs = self.bench.costs(guess)
         except ImpossiblePlan as problem:
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             return replace(entry, outcome=replace(NOTHING, reason=reason)), None

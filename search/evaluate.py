@@ -21,12 +21,12 @@ from paretune.compress.masks import attach, raw_weight
 from paretune.compress.patterns import mask_of
 from paretune.compress.quantize import calibrate, quantize
 from paretune.compress.recover import finetune, fresh, recalibrate
-from paretune.costs.table import static_costs
-from paretune.errors import ImpossiblePlan, OutOfTime
+from paretune.errors import ImpossiblePlan, OutOfTime, ParetuneError
+from paretune.export.graph import to_onnx
+from paretune.export.latency import measure
 from paretune.frozen import Frozen
 from paretune.outcome import Outcome, Rung
 from paretune.plan import DENSE, Plan
-from paretune.profile import profile
 from paretune.recipe import LASSO, Recovery
 from paretune.search.bench import Bench, epoch_seeds
 from paretune.search.gradual import FIRST_EPOCH, found_masks, with_masks
@@ -97,7 +97,7 @@ def evaluate(
         frozen, model = compress(run)
         with clock.stage("score"):
             quality = quality_of(bench, model, bench.task.val, clock)
-        costs = static_costs(profile(bench.inventory, run.plan))
+        costs = bench.costs(run.plan) | _latency(bench, model, frozen, clock)
     except OverBudget as over:
         outcome = Outcome(
             status="over_budget", values=over.costs, rungs=tuple(run.rungs), seconds=clock.stages, reason=str(over)
@@ -111,6 +111,23 @@ def evaluate(
     values = {bench.task.quality.name: quality, **costs}
     outcome = Outcome(status="done", values=values, rungs=tuple(run.rungs), seconds=clock.stages)
     return Trained(outcome=outcome, plan=run.plan, frozen=frozen, model=model)
+
+
+def _latency(bench: Bench, model: nn.Module, frozen: Frozen, clock: Clock) -> dict[str, float]:
+    """Median milliseconds of the trial's graph on this machine, if the study asks for them.
+
+    Raises:
+        ImpossiblePlan: the graph cannot be written or does not run.
+    """
+    if bench.timing is None:
+        return {}
+    example = bench.task.example()
+    with clock.stage("latency"):
+        try:
+            graph = to_onnx(model, frozen, example).SerializeToString()
+            return {"latency_ms": measure([graph], example.cpu().numpy(), bench.timing)[0].median_ms}
+        except ParetuneError as error:
+            raise ImpossiblePlan(f"no latency: {error}") from error
 
 
 class OverBudget(Exception):
@@ -138,7 +155,7 @@ def _known_costs(run: Run) -> dict[str, float]:
     if run.plan.open:
         return {}
     try:
-        return static_costs(profile(run.bench.inventory, run.plan))
+        return run.bench.costs(run.plan)
     except ImpossiblePlan:
         return {}
 
@@ -205,7 +222,7 @@ def _stop_if_over(model: nn.Module, run: Run) -> None:
     if not run.limits or not run.plan.recovery.epochs:
         return
     guess = with_codes(run.plan, freeze(model.eval(), run.bench.inventory, run.plan))
-    costs = static_costs(profile(run.bench.inventory, guess))
+    costs = run.bench.costs(guess)
     over = [f"{name} {costs[name]:g} > {limit:g}" for name, limit in run.limits.items() if costs[name] > MARGIN * limit]
     if over:
         raise OverBudget(f"before the fine-tuning {', '.join(over)}", costs)

@@ -4,10 +4,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -15,15 +16,31 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretune.conf.settings import Settings, parse_settings
+from paretune.costs.hardware import Hardware
 from paretune.errors import ParetuneError, near_miss
 from paretune.spaces.language import KEYS
 
 VARIATIONS = frozenset({"sampler", "seed", "population"})  # of one search: nothing else tells two studies apart
 
-INSPECT_HELP = """paretune inspect [key=value ...]: the layers, channel groups and dense costs of a task; runs nothing.
+INSPECT_HELP = """paretune inspect [key=value ...]: layers, their costs, and what is not counted; trains nothing.
 
-  paretune inspect task=digits                 a table
-  paretune inspect task=digits format=json     one JSON object: task, inventory, costs, definitions
+  paretune inspect task=digits                                          a task with data
+  paretune inspect task=torchvision task.model=resnet18                 any torchvision network: no data, no weights
+  paretune inspect task=cifar task.model=resnet20                       the ResNets and VGGs made for CIFAR
+  paretune inspect task=module task.target=my_nets.make 'task.input_shape=[3,32,32]'     your own module
+
+What is done to it (all optional):
+  plan.weight_bits=8 plan.activation_bits=8      bits of every layer; plan.input_bits=8 of the network's input
+  plan.ratio=0.3                                 the share of channels that every group loses
+  plan.sparsity=0.5 plan.pattern=pe_block        masked weights: unstructured, pe_block, partition (plan.parts=4), '2:4'
+  'plan.layers=[{match: head*, weight_bits: 8}]' single layers; plan.groups likewise with ratio; the first match wins
+  plan.file=model/                               the plan of an exported folder instead
+
+What it runs on:
+  hardware=systolic_16x16                        mcu, cpu, edge_npu, fpga_pe16, or a file: hardware=mine.yaml
+  hardware.rows=8 hardware.energy=my_table.yaml  single settings; +hardware.key=... for one that the preset leaves out
+
+  format=json                                    one JSON object: totals, layers, uncounted, definitions
 
 Names of layers and groups are what the `match` of a space sees; a group is what can only leave together."""
 
@@ -59,20 +76,24 @@ def _say(text: str) -> None:
 
 
 def inspect_command(arguments: Sequence[str]) -> int:
-    """Print the layers, groups and dense costs of the task; `format=json` for a machine."""
+    """Print the layers of a task or of a bare network and what they cost; `format=json` for a machine."""
     if {"-h", "--help"} & set(arguments):
         print(INSPECT_HELP)
         return 0
-    words = [word for word in arguments if not word.startswith("format=")]
+    asked = _plain_words([word for word in arguments if word.startswith("plan.")])
+    words = [word for word in arguments if not word.startswith(("format=", "plan."))]
     wanted = [word.removeprefix("format=") for word in arguments if word.startswith("format=")] or ["table"]
     if wanted[-1] not in ("table", "json"):
         raise ParetuneError(f"format is table or json, got '{wanted[-1]}'")
 
     def run(settings: Settings) -> None:
+        from paretune.search.devices import hardware_of
         from paretune.search.show import show
-        from paretune.tasks.table import make_task
+        from paretune.search.subject import look_at
 
-        show(make_task(settings.task, device=settings.device), as_json=wanted[-1] == "json")
+        hardware = hardware_of(settings.hardware)
+        name, inventory = look_at(settings.task, device=settings.device)
+        show(name, inventory, asked.get("plan", {}), hardware, as_json=wanted[-1] == "json")
 
     return _with_hydra("paretune inspect", words, run)
 
@@ -92,13 +113,15 @@ def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings]
 
     refused: list[Exception] = []
     composed = False
+    arguments, own = _own_hardware(arguments)
 
     @hydra.main(config_path="pkg://paretune.conf", config_name="config", version_base="1.3")
     def job(config: DictConfig) -> None:
         nonlocal composed
         composed = True
         try:
-            run(parse_settings(_plain(config)))
+            settings = _plain(config)
+            run(parse_settings(settings if own is None else {**settings, "hardware": own}))
         except (ParetuneError, OSError) as error:
             refused.append(error)  # Hydra would print a line of its own above ours
         except OmegaConfBaseException as error:
@@ -117,6 +140,31 @@ def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings]
     if refused:
         raise refused[0]
     return 0
+
+
+def _own_hardware(arguments: Sequence[str]) -> tuple[Sequence[str], dict[str, Any] | None]:
+    """The arguments without hardware=file.yaml, which Hydra would look for in its groups, and what the file says,
+    changed by the words hardware.key=value.
+    """
+    files = [word for word in arguments if re.fullmatch(r"hardware=.*\.ya?ml", word)]
+    if not files:
+        return arguments, None
+    from paretune.search.devices import packaged
+
+    changes = [word for word in arguments if word.startswith(("hardware.", "+hardware."))]
+    known = packaged("hardware", files[-1].removeprefix("hardware="))
+    rest = [word for word in arguments if word not in files and word not in changes]
+    return rest, {**known, **_plain_words([word.lstrip("+") for word in changes]).get("hardware", {})}
+
+
+def _plain_words(words: Sequence[str]) -> dict[str, Any]:
+    """Words such as plan.weight_bits=8 as nested dicts, their values read as YAML."""
+    try:
+        plain = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ParetuneError(f"{' '.join(words)} cannot be read: {one_line(error)}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -159,5 +207,7 @@ def _unknown_key(key: str) -> str:
     where, *rest = key.split(".")
     if where == "space" and rest and rest[0] in KEYS:
         return f"the space leaves '{key}' at its default; to set it, write +{key}=..."
+    if where == "hardware" and rest and rest[0] in {field.name for field in fields(Hardware)}:
+        return f"the preset leaves '{key}' at its default; to set it, write +{key}=..."
     names = [".".join([*path, str(name)]) for name in known] if isinstance(known, DictConfig) else []
     return f"no config key is called '{key}'.{near_miss(key, names)}"

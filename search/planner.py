@@ -66,7 +66,7 @@ class Planner:
         with clock.stage("plan"):
             return plan_of(
                 recipe, self.bench.inventory, self.scores, curves=self.curves, judge=self._judge(recipe, clock),
-                seed=self.seed,
+                seed=self.seed, hardware=self.bench.hardware,
             )  # fmt: skip
 
     def _judge(self, recipe: Recipe, clock: Clock) -> Callable[[Kept], float]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from paretune.machine import processor, system
+
 PACKAGES = ("paretune", "torch", "torch-pruning", "optuna", "hydra-core", "numpy", "onnx", "onnxruntime")
 
 
@@ -24,8 +26,8 @@ def provenance(identity: Mapping[str, Any], command: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
+            "system": system(),
+            "processor": processor(),
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         },
@@ -75,11 +77,3 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "absent"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -6,6 +6,7 @@ from pathlib import Path
 import optuna
 
 from paretune.alike import Alike
+from paretune.costs.hardware import Hardware
 from paretune.costs.table import static_costs
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective
@@ -32,13 +33,16 @@ def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
     study = study or load_study(folder)
     objectives = tuple(from_plain(Objective, plain) for plain in facts.pop("objective_units"))
     budget = identity_in(study, folder)["budget"]
-    dense = static_costs(profile(inventory, DENSE))
+    known = facts.get("hardware")
+    dense = static_costs(profile(inventory, DENSE), from_plain(Hardware, known) if known else None)
     confirmed = folder / "confirmations.json"
     drawn = read_json(folder / "curves.json") if (folder / "curves.json").exists() else {}
+    trials = tuple(rows_of(study, budget))
+    measured = next((trial.values for trial in trials if trial.label == "dense"), {})  # what no profile tells: latency
     return Findings(
         name=folder.resolve().name, folder=str(folder), objectives=objectives, budget=budget,
-        reference={objectives[0].name: WORST_QUALITY, **dense},
-        trials=tuple(rows_of(study, budget)),
+        reference={**measured, objectives[0].name: WORST_QUALITY, **dense},
+        trials=trials,
         inventory=inventory, provenance=facts,
         confirmations=tuple(from_plain(Confirmation, p) for p in read_json(confirmed)) if confirmed.exists() else (),
         curves=tuple(from_plain(Curve, plain) for plain in drawn.get("curves", ())),

@@ -4,7 +4,7 @@ from paretune.compress.criteria import CRITERIA
 from paretune.compress.patterns import parse_kind
 from paretune.compress.rates import RATES
 from paretune.compress.schedule import SHARES
-from paretune.costs.table import COSTS, MASKED
+from paretune.costs.table import MASKED, costs_for
 from paretune.errors import ParetuneError, pick
 from paretune.recipe import LASSO, SPARSE
 from paretune.search.bench import CALIBRATION_IMAGES, Bench
@@ -49,19 +49,23 @@ def _check_rates(space: Space, bench: Bench) -> None:
     for rule in space.rules:
         pick(RATES, rule, "rate rule")
     if "target" in space.rules:
-        _check_target(space)
+        _check_target(space, bench)
     if "knee" in space.rules:
         _check_knee(space, bench)
 
 
-def _check_target(space: Space) -> None:
+def _check_target(space: Space, bench: Bench) -> None:
     others = ", ".join(name for name in RATES if name != "target")
     if "target" in space.options("rate/target/of"):
         raise ParetuneError(f"space.rate.target.of: a target scales another rule; name one of {others}")
     for cost in map(str, space.options("rate/target/cost")):
-        pick(COSTS, cost, "cost")
+        there = {
+            name: one for name, one in costs_for(bench.hardware).items()
+            if not (one.hardware and bench.hardware and bench.hardware.target_cycles)
+        }  # fmt: skip
+        pick(there, cost, "cost")
         if cost in MASKED and space.kinds:
-            able = ", ".join(name for name in COSTS if name not in MASKED)
+            able = ", ".join(name for name in there if name not in MASKED)
             raise ParetuneError(
                 f"space.rate.target.cost: '{cost}' depends on masks, which come after rates; with patterns use {able}"
             )

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import yaml
 from paretune.compress.knee import knee_of
 from paretune.conf.settings import Settings, parse_settings
 from paretune.curve import Knee
-from paretune.errors import ImpossiblePlan, pick
+from paretune.errors import ImpossiblePlan
 from paretune.export.verify import Verdict
 from paretune.files import write_text
 from paretune.findings import Findings, Objective
@@ -25,6 +24,7 @@ from paretune.report.tables import front_table
 from paretune.search.bench import Bench, lay_out
 from paretune.search.check import check_names, check_reach, identity_of
 from paretune.search.controls import WISHES, Given, controls_of
+from paretune.search.devices import hardware_in, packaged, timing_in
 from paretune.search.driver import Driver
 from paretune.search.folder import read_json, sole_writer, write_json
 from paretune.search.measured import Measured
@@ -64,15 +64,20 @@ class Study:
     def export(
         self, rule: str, out: str | Path, *, recover: str = "kept",
         under: Mapping[str, float] | None = None, drop: float | None = None, pt2: bool = False,
+        latency: bool | Mapping[str, int] = True,
     ) -> Verdict:  # fmt: skip
         """Ship the trial that `rule` picks ("knee", "budget", "goal", "trial=17") to the folder `out`.
 
-        Its weights are scored on the test split and the written files are checked in a fresh process.
+        Its weights are scored on the test split, the written files are checked in a fresh process, and their latency is
+        measured on this machine beside the dense model's (`latency=False`: not).
         See `paretune.search.confirm.export`.
         """
         from paretune.search.confirm import export
 
-        return export(self.folder, rule, Path(out), recover=recover, under=under, drop=drop, task=self.task, pt2=pt2)
+        return export(
+            self.folder, rule, Path(out), recover=recover, under=under, drop=drop, task=self.task, pt2=pt2,
+            latency=latency,
+        )  # fmt: skip
 
 
 def run_study(
@@ -82,6 +87,8 @@ def run_study(
     objectives: Sequence[str] = ("top1_error", "size_bytes", "bops"),
     budget: Mapping[str, float] | None = None,
     sampler: str = "nsga2",
+    hardware: str | Mapping[str, Any] = "edge_npu",
+    latency: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     finish: Mapping[str, Any] | None = None,
     rival: Mapping[str, Any] | None = None,
@@ -92,26 +99,22 @@ def run_study(
     `space` names a packaged space ("layerwise", "uniform") or is one, as in conf/space/*.yaml. `finish` is what the
     best searched trial gets when the trials are used up: {"epochs": 10, "lr": 0.02, "distill": "logits"}. `rival` is a
     second search with as many searched trials, in `out`/rival and on the same page: {"name": its title, "space": what
-    is different from `space`, table by table}. `study` takes the keys of the config's study section: trials, seed,
-    minutes, trial_minutes, population, keep, full_epochs.
+    is different from `space`, table by table}. `hardware` is what cycles, energy and resources are told for: a packaged
+    name ("edge_npu"), a YAML file or its contents; `latency` the config's section of that name. `study` takes the keys
+    of the config's study section: trials, seed, minutes, trial_minutes, population, keep, full_epochs.
 
     Raises:
         ParetuneError: something in the settings cannot work; nothing has been written then.
     """
     folder = Path(out) if out is not None else Path("results") / task.name
     plain = {
-        "task": dict(task.origin), "space": packaged_space(space) if isinstance(space, str) else dict(space),
+        "task": dict(task.origin), "space": packaged("space", space) if isinstance(space, str) else dict(space),
         "objectives": list(objectives), "budget": dict(budget or {}), "sampler": sampler,
         "study": {"name": folder.name, **study}, "results_dir": str(folder.parent),
-        "finish": dict(finish or {}), "rival": None if rival is None else dict(rival),
+        "hardware": packaged("hardware", hardware) if isinstance(hardware, str) else dict(hardware),
+        "latency": dict(latency or {}), "finish": dict(finish or {}), "rival": None if rival is None else dict(rival),
     }  # fmt: skip
     return carry_out(parse_settings(plain), task)
-
-
-def packaged_space(name: str) -> dict[str, Any]:
-    """A space that ships with the package, as plain dicts and lists."""
-    files = {path.name.removesuffix(".yaml"): path for path in (resources.files("paretune.conf") / "space").iterdir()}
-    return dict(yaml.safe_load(pick(files, name, "space").read_text()))
 
 
 def carry_out(
@@ -125,8 +128,9 @@ def carry_out(
 
     An interrupt (Ctrl-C) still writes tables and report before it goes on.
     """
-    check_names(settings, task)
-    bench = lay_out(task)
+    hardware = hardware_in(settings)
+    check_names(settings, task, hardware)
+    bench = lay_out(task, hardware, timing_in(settings) if settings.latency.study else None)
     every = [settings] if settings.rival is None else [settings, fair(settings, rival_of(settings), bench.inventory)]
     for one in every:
         check_reach(one, parse_space(one.space, bench.inventory), bench)
@@ -166,10 +170,10 @@ def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def _search(settings: Settings, bench: Bench, say: Callable[[str], None]) -> None:
     """One search from its first or next trial to its report."""
-    objectives = check_names(settings, bench.task)
+    objectives = check_names(settings, bench.task, bench.hardware)
     space = parse_space(settings.space, bench.inventory)
     with sole_writer(settings.folder), _log_file(settings.folder):
-        identity = identity_of(settings, bench.task, space)
+        identity = identity_of(settings, bench.task, space, bench.hardware)
         study = open_study(settings.folder, settings.study.name, settings.objectives, identity)
         _write_facts(settings, bench.inventory, objectives, identity, from_trial=len(told(study)))
         controls = controls_of(space)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from paretune.costs.table import macs
+from paretune.costs.counts import macs
 from paretune.inventory import Inventory
 from paretune.plan import DENSE
 from paretune.profile import profile

@@ -50,18 +50,13 @@ def parse_space(spec: Mapping[str, Any], inventory: Inventory) -> Space:
     Raises:
         ParetuneError: an unknown key, a row that matches nothing, a name that no row matches, a value out of range.
     """
-    _known("space", spec, KEYS)
+    known("space", spec, KEYS)
     spec = {**DEFAULTS, **spec}
     layers = [layer.name for layer in inventory.weighted]
-    aliases = {
-        "@first": layers[:1], "@last": layers[-1:],
-        "@conv": [layer.name for layer in inventory.weighted if layer.kind == "conv"],
-        "@linear": [layer.name for layer in inventory.weighted if layer.kind == "linear"],
-    }  # fmt: skip
-    group_rows = _claim("groups", spec["groups"], GROUP_KEYS, [group.name for group in inventory.groups], {})
-    layer_rows = _claim("layers", spec["layers"], LAYER_KEYS, layers, aliases)
+    group_rows = claim("space.groups", spec["groups"], GROUP_KEYS, [group.name for group in inventory.groups], {})
+    layer_rows = claim("space.layers", spec["layers"], LAYER_KEYS, layers, names_behind(inventory))
     rest = [name for row, names in layer_rows for name in names if "activation_bits" not in row]
-    shared = parse_leaf("space.activation_bits", spec["activation_bits"], _whole_bits)
+    shared = parse_leaf("space.activation_bits", spec["activation_bits"], whole_bits)
     own = {key: [(row, names) for row, names in layer_rows if key in row] for key in OWN_KEYS}
     everyone = (Question(name="activation_bits", leaf=shared, targets=tuple(rest)),) if rest else ()
     whole = [({**LAYER_DEFAULTS, **row}, names) for row, names in layer_rows]
@@ -69,8 +64,8 @@ def parse_space(spec: Mapping[str, Any], inventory: Inventory) -> Space:
     rate = spec["rate"] if isinstance(spec["rate"], Mapping) else {"rule": spec["rate"]}
     space = Space(
         ratios=_questions("ratio", group_rows, "space.groups", ratio),
-        weight_bits=_questions("weight_bits", whole, "space.layers", _bits),
-        activation_bits=_questions("activation_bits", own["activation_bits"], "space.layers", _whole_bits) + everyone,
+        weight_bits=_questions("weight_bits", whole, "space.layers", bits),
+        activation_bits=_questions("activation_bits", own["activation_bits"], "space.layers", whole_bits) + everyone,
         weight_quantizers=_questions(
             "weight_quantizer", own["weight_quantizer"], "space.layers", a_name("a quantizer")
         ),
@@ -78,8 +73,8 @@ def parse_space(spec: Mapping[str, Any], inventory: Inventory) -> Space:
             "activation_quantizer", own["activation_quantizer"], "space.layers", a_name("a quantizer")
         ),
         encodings=_questions("encoding", whole, "space.layers", a_name("an encoding")),
-        patterns=_questions("pattern", whole, "space.layers", _pattern),
-        sparsities=_questions("sparsity", whole, "space.layers", _sparsity),
+        patterns=_questions("pattern", whole, "space.layers", pattern_name),
+        sparsities=_questions("sparsity", whole, "space.layers", sparsity),
         mixing=mixing,
         shared=(
             *section("recover", spec["recover"]),
@@ -102,7 +97,18 @@ Aliases = Mapping[str, Sequence[str]]
 Rows = Sequence[tuple[Mapping[str, Any], Sequence[str]]]
 
 
-def _known(where: str, given: Any, keys: Sequence[str]) -> None:
+def names_behind(inventory: Inventory) -> Aliases:
+    """Layer names behind "@first" and "@last" (of those with weights), "@conv" and "@linear"."""
+    layers = [layer.name for layer in inventory.weighted]
+    return {
+        "@first": layers[:1], "@last": layers[-1:],
+        "@conv": [layer.name for layer in inventory.weighted if layer.kind == "conv"],
+        "@linear": [layer.name for layer in inventory.weighted if layer.kind == "linear"],
+    }  # fmt: skip
+
+
+def known(where: str, given: Any, keys: Sequence[str]) -> None:
+    """Raises a `ParetuneError` unless `given` is a table with no other keys than these."""
     if not isinstance(given, Mapping):
         raise ParetuneError(f"{where}: expected keys {', '.join(keys)}, got {given!r}")
     for key in given:
@@ -110,26 +116,30 @@ def _known(where: str, given: Any, keys: Sequence[str]) -> None:
             raise ParetuneError(f"{where} has no key '{key}'.{near_miss(str(key), keys)}")
 
 
-def _claim(
-    where: str, rows: Any, keys: Sequence[str], names: Sequence[str], aliases: Mapping[str, Sequence[str]]
-) -> Rows:
-    """Each row with the names it is the first to match."""
+def claim(where: str, rows: Any, keys: Sequence[str], names: Sequence[str], aliases: Aliases) -> Rows:
+    """Each row with the names it is the first to match; every one of `names` is matched by a row.
+
+    `where` ("space.layers") names the rows in messages. Aliases, such as "@first", stand for several names.
+
+    Raises:
+        ParetuneError: an unknown key, a row that says nothing or matches nothing, a name that no row matches.
+    """
     if isinstance(rows, (str, Mapping)) or not isinstance(rows, Sequence):
-        raise ParetuneError(f"space.{where}: expected a list of rows such as {{match: '*', {keys[1]}: ...}}")
-    free, claimed = list(names), []
+        raise ParetuneError(f"{where}: expected a list of rows such as {{match: '*', {keys[1]}: ...}}")
+    free, claimed, says = list(names), [], [key for key in keys if key not in ("match", "tie")]
     for row in rows:
-        _known(f"space.{where}", row, keys)
-        if "match" not in row or not set(row) & set(keys[1:-1]):
-            raise ParetuneError(f"space.{where}: a row needs match and {' or '.join(keys[1:-1])}, got {dict(row)}")
+        known(where, row, keys)
+        if "match" not in row or not set(row) & set(says):
+            raise ParetuneError(f"{where}: a row needs match and {' or '.join(says)}, got {dict(row)}")
         patterns = _patterns(where, row)
         for pattern in patterns:
             if pattern not in aliases and not any(fnmatchcase(name, pattern) for name in names) and names:
-                raise ParetuneError(f"space.{where}: '{pattern}' matches nothing.{near_miss(pattern, names)}")
+                raise ParetuneError(f"{where}: '{pattern}' matches nothing.{near_miss(pattern, names)}")
         hits = [n for n in free if any(n in aliases.get(p, ()) or fnmatchcase(n, p) for p in patterns)]
         free = [name for name in free if name not in hits]
         claimed.append(({**row, "match": " ".join(patterns)}, hits))
     if free:
-        raise ParetuneError(f"space.{where}: no row matches {', '.join(free)}; end with a row match: '*'")
+        raise ParetuneError(f"{where}: no row matches {', '.join(free)}; end with a row match: '*'")
     return claimed
 
 
@@ -137,9 +147,9 @@ def _patterns(where: str, row: Mapping[str, Any]) -> list[str]:
     match = [row["match"]] if isinstance(row["match"], str) else row["match"]
     if not isinstance(match, Sequence) or not match or not all(isinstance(pattern, str) for pattern in match):
         wanted = "match is a shell wildcard or a list of them (quote a bare number)"
-        raise ParetuneError(f"space.{where}: {wanted}, got {row['match']!r}")
+        raise ParetuneError(f"{where}: {wanted}, got {row['match']!r}")
     if not isinstance(row.get("tie", False), bool):
-        raise ParetuneError(f"space.{where}: tie is true or false, got {row['tie']!r}")
+        raise ParetuneError(f"{where}: tie is true or false, got {row['tie']!r}")
     return list(match)
 
 
@@ -163,22 +173,26 @@ def _numbered(value: Any) -> Any:
     return value
 
 
-def _bits(value: Any) -> str:
-    if value == TERNARY or not _whole_bits(value):
+def bits(value: Any) -> str:
+    """What is wrong with the bits of weights; "ternary" is the number `TERNARY` by now."""
+    if value == TERNARY or not whole_bits(value):
         return ""
     return f"bits are whole numbers from 1 to 8, ternary, or {FLOAT} for float"
 
 
-def _whole_bits(value: Any) -> str:
+def whole_bits(value: Any) -> str:
+    """What is wrong with the bits of activations."""
     good = isinstance(value, int) and not isinstance(value, bool) and (1 <= value <= 8 or value == FLOAT)
     return "" if good else f"bits are whole numbers from 1 to 8, or {FLOAT} for float"
 
 
-def _pattern(value: Any) -> str:
+def pattern_name(value: Any) -> str:
+    """What is wrong with the name of a pattern."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return "a pattern is a name; quote N:M ('2:4'), or YAML reads a number"
     return "" if isinstance(value, str) else "a pattern is a name"
 
 
-def _sparsity(value: Any) -> str:
+def sparsity(value: Any) -> str:
+    """What is wrong with a share of weights removed."""
     return "" if not ratio(value) else "a sparsity is the share of weights removed, in [0, 1)"

@@ -1,6 +1,5 @@
 """The tasks that can be named in a config, and the user's own through `_target_`."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,8 +7,10 @@ from typing import Any
 
 import torch
 
-from paretune.errors import ParetuneError, near_miss, pick
+from paretune.errors import ParetuneError, pick
+from paretune.tasks.bare import BARE
 from paretune.tasks.digits import digits
+from paretune.tasks.target import check_bound, check_known, imported
 from paretune.tasks.task import Task
 
 TASKS: Mapping[str, Callable[..., Task]] = {"digits": digits}
@@ -22,23 +23,21 @@ def make_task(config: Mapping[str, Any], *, device: str = "auto") -> Task:
     passed on to makers that take one.
 
     Raises:
-        ParetuneError: unknown name or argument, a missing argument, or a target that cannot be imported or called, or
-            returns something else.
+        ParetuneError: unknown name or argument, a missing argument, a target that cannot be imported or called or
+            returns something else, or a bare model (`paretune.tasks.bare`), which cannot be searched.
     """
     arguments = {key: value for key, value in config.items() if key not in ("name", "_target_")}
     called = str(config.get("_target_") or config.get("name"))
-    make = _imported(called) if config.get("_target_") else pick(TASKS, called, "task")
-    signature = inspect.signature(make)
-    known = signature.parameters
-    for key in arguments:
-        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-            raise ParetuneError(f"task has no setting '{key}'.{near_miss(key, known)}")
-    if "device" in known:
+    if not config.get("_target_"):
+        pick({**TASKS, **BARE}, called, "task")
+        if called in BARE:
+            told = "has a model but neither data nor trained weights: it can be inspected, not searched"
+            raise ParetuneError(f"task '{called}' {told}")
+    make = imported(called) if config.get("_target_") else TASKS[called]
+    check_known(make, arguments)
+    if "device" in inspect.signature(make).parameters:
         arguments.setdefault("device", _device(device))
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ParetuneError(f"task: {error}") from error
+    check_bound(make, arguments)
     try:
         task = make(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -57,14 +56,3 @@ def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ParetuneError("device=cuda: PyTorch sees no GPU here; use cpu or auto")
     return name
-
-
-def _imported(target: str) -> Callable[..., Task]:
-    module, _, name = target.rpartition(".")
-    try:
-        found: Callable[..., Task] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ParetuneError(f"task: _target_ '{target}' cannot be imported ({error})") from error
-    if not callable(found):
-        raise ParetuneError(f"task: _target_ '{target}' is not callable")
-    return found

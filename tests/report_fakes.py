@@ -4,17 +4,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from hand_made_rows import ARRAY
 
 from paretune.alike import Alike
-from paretune.costs.table import size_bytes
+from paretune.costs.counts import size_bytes
+from paretune.costs.hardware import Hardware
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective, Trial
 from paretune.frozen import top_code
-from paretune.inventory import Group, Inventory, Layer, Member
+from paretune.inventory import Buffer, Group, Inventory, Layer, Member, Size
 from paretune.outcome import Rung
 from paretune.plan import DENSE, Codes, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import Row, profile
 from paretune.recipe import Joint, Recovery
+from paretune.records import to_plain
 
 OBJECTIVES = (
     Objective(name="top1_error", unit="share", definition="share of val images whose best class is wrong"),
@@ -222,9 +225,31 @@ def with_rival(findings: Findings, harm: float = 0.004, name: str = "best single
     return replace(findings, rival=replace(findings, name=name, trials=trials, rival=None))
 
 
+def with_hardware(findings: Findings, hardware: Hardware) -> Findings:
+    """`findings` counted for `hardware`, of a network whose forward was watched."""
+    known = findings.provenance | {"hardware": to_plain(hardware)}
+    return replace(findings, inventory=watched(findings.inventory), provenance=known)
+
+
+def watched(inventory: Inventory) -> Inventory:
+    """`inventory` with a chain of activations: each weighted layer reads one, writes the next."""
+    layers = inventory.weighted
+    sizes = [Size(dense=28 * 28 * 3)] + [
+        Size(dense=x.weight_shape[0] * x.positions,
+             per_unit=((x.name, x.positions),) if x.name in inventory.group else ())
+        for x in layers
+    ]  # fmt: skip
+    readers = [(x.name,) for x in layers] + [()]
+    buffers = (Buffer(numbers=size, born=max(0, i - 1), dies=min(i, len(layers) - 1), readers=reader)
+               for i, (size, reader) in enumerate(zip(sizes, readers, strict=True)))  # fmt: skip
+    return replace(inventory, steps=tuple(x.name for x in layers), buffers=tuple(buffers),
+                   operations=(("relu", 7), ("mean", 1)))  # fmt: skip
+
+
 def everything(findings: Findings) -> Findings:
     """`findings` with all that a study can have."""
     full = with_rival(with_finish(with_notes(with_quantizers(with_masks(with_curves(findings))))))
+    full = with_hardware(full, ARRAY)
     alike = Alike(criteria=("l1", "l2"), correlations=((1.0, 0.9), (0.9, 1.0)))
     return replace(confirmed(full, full.front[0]), alike=alike)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hand_made import small_inventory, units
 
-from paretune.inventory import Group, Inventory, Layer, Member
+from paretune.inventory import Buffer, Group, Inventory, Layer, Member, Product, Size
 from paretune.plan import DENSE, Codes, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import Row, cut_shape, profile
 
@@ -126,3 +126,60 @@ def test_an_inventory_knows_who_carries_weights_and_what_folds() -> None:
     assert [group for group, _ in INVENTORY.cuts["body.a"]] == ["stem", "body.a"]
     assert INVENTORY.cuts["scale"] == ()
     assert [member.layer for member in INVENTORY.group["stem"].producers] == ["stem", "stem.bn"]
+
+
+def watched() -> Inventory:
+    """The small inventory with an attention in front of the head: 4 × 4 pixels look at each other in 2 heads."""
+    stem, body = Size(dense=4 * 16, per_unit=(("stem", 16),)), Size(dense=6 * 16, per_unit=(("body.a", 16),))
+    pooled = Size(dense=6 * 4, per_unit=(("body.a", 4),))
+    scores = Product(
+        name="mix:scores", count=Size(dense=2), rows=Size(dense=16), columns=Size(dense=16),
+        inner=Size(dense=3, per_unit=(("body.a", 1),)),
+    )  # fmt: skip
+    return replace(
+        INVENTORY,
+        products=(scores,),
+        steps=("stem", "stem", "body.a", "body.bn", "mix:scores", "head"),
+        buffers=(
+            Buffer(numbers=Size(dense=3 * 16), born=0, dies=1, readers=("stem",)),
+            Buffer(numbers=stem, born=1, dies=3, readers=("body.a", "head")),
+            Buffer(numbers=body, born=2, dies=4, readers=("body.a",)),
+            Buffer(numbers=pooled, born=4, dies=5, readers=("head",)),
+            Buffer(numbers=Size(dense=10), born=5, dies=5, readers=()),
+        ),
+    )
+
+
+def test_activations_are_counted_at_the_worst_step_in_the_bits_of_who_reads_them() -> None:
+    alive = {row.name: row.alive_bytes for row in profile(watched(), DENSE)}
+    assert alive == {
+        "stem": 4 * (48 + 64), "stem.bn": 0, "body.a": 4 * (64 + 96), "body.bn": 4 * (64 + 96), "scale": 0,
+        "mix:scores": 4 * (96 + 24), "head": 4 * (24 + 10),
+    }  # fmt: skip
+    bits = {"stem": 8, "body.a": 4, "head": 3}
+    plan = Plan(
+        groups=(GroupPlan(group="stem", kept=(0, 1, 3)), GroupPlan(group="body.a", kept=(2, 4))),
+        layers=tuple(LayerPlan(layer=name, activation_bits=width) for name, width in bits.items()),
+    )
+    alive = {row.name: row.alive_bytes for row in profile(watched(), plan)}
+    # 48 numbers of 8 bits; 3 × 16 of 4, the wider of two readers; 2 × 16 of 4; 2 × 4 of 3; the output is float
+    assert (alive["stem"], alive["body.a"], alive["mix:scores"], alive["head"]) == (48 + 24, 24 + 16, 16 + 3, 3 + 40)
+
+
+def test_a_product_has_a_row_without_weights_where_it_runs() -> None:
+    rows = profile(watched(), Plan(groups=(GroupPlan(group="body.a", kept=(1, 2, 4, 5)),)))  # 2 of 6 gone
+    assert [row.name for row in rows][-2:] == ["mix:scores", "head"]
+    row = rows[-2]
+    assert (row.kind, row.groups, row.positions, row.inner, row.filters) == ("product", 2, 16, 3 - 2, 16)
+    assert (row.macs, row.dense_macs) == (2 * 16 * 1 * 16, 2 * 16 * 3 * 16)
+    assert (row.inputs, row.outputs) == (2 * (16 * 1 + 1 * 16), 2 * 16 * 16)
+    assert (row.params, row.weights, row.floats, row.weight_bits, row.activation_bits) == (0, 0, 0, 32, 32)
+
+
+def test_rows_know_their_matrix_product_and_what_they_read_and_write() -> None:
+    found = rows(Plan(groups=(GroupPlan(group="stem", kept=(0, 1, 3)),)))
+    stem, body, head = found["stem"], found["body.a"], found["head"]
+    assert (stem.groups, stem.positions, stem.inner, stem.filters, stem.outputs) == (1, 16, 27, 3, 3 * 16)
+    assert (body.groups, body.positions, body.inner, body.filters, body.outputs) == (1, 16, 3, 6, 6 * 16)
+    assert (head.groups, head.positions, head.inner, head.inputs, head.outputs) == (1, 1, 24, 24, 10)
+    assert all(row.macs == row.groups * row.positions * row.inner * row.filters for row in (stem, body, head))

@@ -12,8 +12,8 @@ from hand_made import small_inventory
 
 from paretune.alike import Alike
 from paretune.curve import Curve, Knee
-from paretune.findings import Confirmation, Findings, Objective, Trial
-from paretune.inventory import Layer
+from paretune.findings import Confirmation, Findings, MeasuredLatency, Objective, Trial
+from paretune.inventory import Buffer, Layer, Product, Size
 from paretune.outcome import Outcome, Rung
 from paretune.plan import DENSE, Codes, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import profile
@@ -45,6 +45,10 @@ CONFIRMED = Confirmation(
     size_bytes=10,
     seeds=(),
 )
+LATENCY = MeasuredLatency(
+    median_ms=0.2, low_ms=0.1, high_ms=0.3, dense_ms=0.4, ratio=0.5, threads=1, machine="m", onnxruntime="1.2.3"
+)
+TIMED = dataclasses.replace(CONFIRMED, latency=LATENCY)
 QUALITY = Objective(name="top1_error", unit="share", definition="share of wrong answers")
 CURVE = Curve(group="stem", criterion="l1", ratios=(0.0, 0.5), errors=(0.1, 0.4), chance=0.9)
 ALIKE = Alike(criteria=("l1", "l2"), correlations=((1.0, 0.5), (0.5, 1.0)))
@@ -78,11 +82,19 @@ TRAINED = dataclasses.replace(
     pruning=dataclasses.replace(PRUNING, penalty=Penalty(clip="rank")),
     layers=(dataclasses.replace(PLAN.layers[0], weight_quantizer="djpq", encoding="entropy", codes=CODES),),
 )
+SIZE = Size(dense=64, per_unit=(("stem", 16), ("body.a", 4)))
+BUFFER = Buffer(numbers=SIZE, born=0, dies=2, readers=("stem",))
+PRODUCT = Product(name="stem:scores", count=Size(dense=2), rows=SIZE, inner=SIZE, columns=SIZE)
+WATCHED = dataclasses.replace(
+    INVENTORY, products=(PRODUCT,), steps=("stem", "stem", "stem:scores"), buffers=(BUFFER,),
+    operations=(("add", 2), ("relu", 1)), unsure=("stem:trilinear",),
+)  # fmt: skip
 EXAMPLES: list[Any] = [
+    SIZE, BUFFER, PRODUCT, WATCHED,
     JOINT, TRAINED, RECIPE.quantizing, RECIPE.masking.penalty, *INVENTORY.layers, GROUP, GROUP.members[0],
     INVENTORY, DENSE, PLAN, MASKED, ALIKE, PATTERN, PRUNING, WANTED, CURVE, KNEE, RECIPE.blends["a"], RECIPE.rate,
     RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0], PLAN.recovery, RECIPE, profile(INVENTORY, PLAN)[0],
-    FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, FINDINGS, BESIDE,
+    FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, TIMED, LATENCY, FINDINGS, BESIDE,
 ]  # fmt: skip
 MODULES = ("alike", "curve", "inventory", "plan", "profile", "recipe", "outcome", "findings")
 

@@ -51,11 +51,31 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredLatency:
+    """How long one run of a shipped graph took in onnxruntime on `machine`, batch 1: the median of the repeats with
+    their 10th and 90th percentile.
+
+    `dense_ms` is the dense float32 model's median in the same process, `ratio` the median of compressed / dense over
+    the rounds: above 1 the compressed model takes longer.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    dense_ms: float
+    ratio: float
+    threads: int
+    machine: str
+    onnxruntime: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Confirmation:
     """A chosen point, scored on the untouched test split.
 
     `found` is the quality on `val` that the search saw, `confirmed` the quality on `test`, one entry per
     replay: one for kept weights, one per seed for a full recovery. `picked_by` is the rule in words.
+    `latency` is None where it was not measured.
     """
 
     trial: int
@@ -66,6 +86,7 @@ class Confirmation:
     confirmed: tuple[float, ...]
     size_bytes: int
     seeds: tuple[int, ...]
+    latency: MeasuredLatency | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

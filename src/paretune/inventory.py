@@ -15,12 +15,12 @@ Axis = Literal["out", "in"]
 class Layer:
     """One module that owns float numbers (parameters or stored buffers), in order of execution.
 
-    Shapes leave the batch axis out. `weight_shape` is (out, in / groups, height, width) for a
-    convolution, (out, in) for a linear layer, (channels,) for a batch norm and (numel,) for "other",
-    which stays untouched. `affine` is False for a batch norm that has running statistics only, `buffers`
-    counts the floats that are stored but not learned, such as those statistics. `norm` names the batch norm that reads this layer's output and nothing
-    else does: it can be folded into the weights. `positions` is how often the weight is applied per
-    sample: output pixels for a convolution, 1 for a linear layer on a vector.
+    Shapes leave the batch axis out. `weight_shape` is (out, in / groups, height, width) for a convolution, (out, in)
+    for a linear layer, (channels,) for a batch norm and (numel,) for "other", which stays untouched. `affine` is False
+    for a batch norm that has running statistics only, `buffers` counts the floats that are stored but not learned, such
+    as those statistics. `norm` names the batch norm that reads this layer's output and nothing else does: it can be
+    folded into the weights. `positions` is how often the weight is applied per sample: output pixels for a convolution,
+    1 for a linear layer on a vector.
     """
 
     name: str
@@ -90,8 +90,8 @@ class Buffer:
     """Activations of one sample that lie in one place, from the step that writes them (`born`) to the last one that
     reads them (`dies`), both included.
 
-    `readers` are the layers whose activation bits they are stored in: those that read them or, if none does, those that read what
-    is made of them; empty means float.
+    `readers` are the layers whose activation bits they are stored in: those that read them or, if none does, those that
+    read what is made of them; empty means float.
     """
 
     numbers: Size
@@ -118,11 +118,11 @@ class Product:
 class Inventory:
     """The dense model's layers and prunable groups, both in order of execution.
 
-    `whole` names the layers whose output channels stay as they are (classifier outputs, layers the
-    tracer could not follow), with the reason. `steps` are the operations of one forward by the layer or product that
-    each is charged to (the last one before it, step 0 brings the input), `buffers` what lies in memory meanwhile; both are empty if
-    nobody watched. `operations` says how often whatever carries no MACs ran ("add": 8). `unsure` names
-    what changes with the channels in a way that a `Size` cannot tell: it is counted as in the dense model.
+    `whole` names the layers whose output channels stay as they are (classifier outputs, layers the tracer could not
+    follow), with the reason. `steps` are the operations of one forward by the layer or product that each is charged to
+    (the last one before it, step 0 brings the input), `buffers` what lies in memory meanwhile; both are empty if nobody
+    watched. `operations` says how often whatever carries no MACs ran ("add": 8). `unsure` names what changes with the
+    channels in a way that a `Size` cannot tell: it is counted as in the dense model.
     """
 
     layers: tuple[Layer, ...]
@@ -188,10 +188,12 @@ class Inventory:
         late = len(self.steps)
         if not self.products:
             return self.layers
+        starts, last = {product.name: first.get(product.name, late) for product in self.products}, 0
+        for layer in self.layers:  # one without a step of its own stays behind the layer before it
+            last = starts[layer.name] = max(last, first.get(layer.name, last))
         # Layers keep their own order; a product comes before the first layer that runs after it.
         found: list[Layer | Product] = list(self.layers)
         for product in self.products:
-            at = first.get(product.name, late)
-            place = next((i for i, item in enumerate(found) if first.get(item.name, late) > at), len(found))
+            place = next((i for i, item in enumerate(found) if starts[item.name] > starts[product.name]), len(found))
             found.insert(place, product)
         return tuple(found)

@@ -13,17 +13,18 @@ from paretune.plan import FLOAT, Codes, LayerPlan, Plan
 class Row:
     """One layer, or one matrix product between activations (kind "product"), after the plan.
 
-    `weights` counts the entries of the weight tensor, `kept` those that its pattern leaves, `nonzeros` those of them that are not zero
-    as far as that is known (`codes`, once it is trained), `index_bytes` what it takes
-    to say where the kept ones are and `pattern` its kind ("" without a mask; `parts` of a partition, `block` of PE blocks), `params` everything learnable,
-    `scales` the float32 quantization steps stored beside the weights and `floats` the float32 numbers stored plainly (biases,
-    a folded batch norm's shift, what an unfolded norm holds, buffers, the activation step, a codebook's levels).
-    `quantizer` and `encoding` are as in `LayerPlan`.
+    `weights` counts the entries of the weight tensor, `kept` those that its pattern leaves, `nonzeros` those of them
+    that are not zero as far as that is known (`codes`, once it is trained), `index_bytes` what it takes to say where
+    the kept ones are and `pattern` its kind ("" without a mask; `parts` of a partition, `block` of PE blocks), `params`
+    everything learnable, `scales` the float32 quantization steps stored beside the weights and `floats` the float32
+    numbers stored plainly (biases, a folded batch norm's shift, what an unfolded norm holds, buffers, the activation
+    step, a codebook's levels). `quantizer` and `encoding` are as in `LayerPlan`.
 
-    `macs` counts one multiply-add once, for one sample; `dense_macs` those of the uncompressed model. The work is `groups` matrix products
-    (positions, inner) × (inner, channels / groups): `positions` are output pixels, `inner` is input channels of a group × kernel size,
-    `channels` the number of outputs. `inputs` and `outputs` are the numbers read and written, `alive_bytes` the most that lies in memory as
-    activations while the layer, and what follows it up to the next one, runs.
+    `macs` counts one multiply-add once, for one sample; `dense_macs` those of the uncompressed model. The work is
+    `groups` matrix products (positions, inner) × (inner, channels / groups): `positions` are output pixels, `inner` is
+    input channels of a group × kernel size, `channels` the number of outputs. `inputs` and `outputs` are the numbers
+    read and written, `alive_bytes` the most that lies in memory as activations while the layer, and what follows it up
+    to the next one, runs.
     """
 
     name: str
@@ -102,10 +103,12 @@ def _alive(inventory: Inventory, plan: Plan, gone: Mapping[str, int]) -> dict[st
         size = -(-buffer.numbers.left(gone) * width // 8)
         change[buffer.born] += size
         change[buffer.dies + 1] -= size
+    folds = {layer.norm: layer.name for layer in inventory.layers if layer.norm}  # such a norm is no step of its own
     found: dict[str, int] = {}
     held = 0
     for name, more in zip(inventory.steps, change, strict=False):
         held += more
+        name = folds.get(name, name)
         if held > found.get(name, 0):
             found[name] = held
     return found

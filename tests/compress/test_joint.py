@@ -20,7 +20,7 @@ from paretune.compress.groups import discover
 from paretune.compress.joint import find_jointly, relative_bops, whole_bits
 from paretune.compress.quantize import calibrate, quantize, weight_quantizer
 from paretune.compress.recover import Teacher, finetune, no_tick, recalibrate
-from paretune.costs.table import bops
+from paretune.costs.counts import bops
 from paretune.errors import ImpossiblePlan
 from paretune.inventory import Inventory
 from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan

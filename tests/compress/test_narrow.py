@@ -15,7 +15,7 @@ from paretune.compress.cut import cut
 from paretune.compress.groups import discover
 from paretune.compress.narrow import narrow, slice_weight
 from paretune.errors import ImpossiblePlan
-from paretune.inventory import Inventory
+from paretune.inventory import Buffer, Inventory, Product, Size
 
 Kept = dict[str, tuple[int, ...]]
 
@@ -86,6 +86,20 @@ def test_what_follows_a_narrower_layer() -> None:
     assert [layer.buffers for layer in left.layers] == [0, 4, 0, 6, 0, 0]
     assert left.group["body.a"].members[2].units == ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))
     assert left.input_shape == (3, 4, 4)
+
+
+def test_sizes_lose_what_the_groups_lose() -> None:
+    size = Size(dense=100, per_unit=(("stem", 7), ("body.a", 3)))
+    product = Product(name="x:scores", count=Size(dense=2), rows=size, inner=size, columns=Size(dense=5))
+    whole = replace(
+        small_inventory(), products=(product,), steps=("stem", "stem"),
+        buffers=(Buffer(numbers=size, born=0, dies=1, readers=("stem",)),),
+    )  # fmt: skip
+    left = narrow(whole, {"stem": (0, 3), "body.a": (2, 4, 5)})  # 2 of 4 and 3 of 6 are gone
+    less = replace(size, dense=100 - 2 * 7 - 3 * 3)
+    assert left.buffers == (replace(whole.buffers[0], numbers=less),)
+    assert left.products == (replace(product, rows=less, inner=less),)
+    assert (left.steps, left.operations) == (whole.steps, whole.operations)
 
 
 @pytest.mark.parametrize("seed", range(3))

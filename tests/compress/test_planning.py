@@ -128,7 +128,7 @@ def share_in_reach(keep: Keep) -> float:
     """A share of the MACs that is met exactly: that of the plan a uniform half gives."""
     plan = planned(recipe(rate=Rate(rule="uniform", ratio=0.5), keep=keep)).plan
     macs = COSTS["macs"].count
-    return macs(profile(INVENTORY, plan)) / macs(profile(INVENTORY, DENSE))
+    return macs(profile(INVENTORY, plan), None) / macs(profile(INVENTORY, DENSE), None)
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
@@ -152,7 +152,7 @@ def targeted(cost: str, share: float, bits: int) -> Planned:
 def share_of_dense(cost: str, plan: Plan) -> float:
     """What is left of the float, uncut model's cost."""
     count = COSTS[cost].count
-    return count(profile(INVENTORY, plan)) / count(profile(INVENTORY, DENSE))
+    return count(profile(INVENTORY, plan), None) / count(profile(INVENTORY, DENSE), None)
 
 
 def test_bits_go_towards_a_target():

@@ -72,7 +72,7 @@ def ground(inventory: Inventory | None = None, **changes: object) -> Ground:
 
     def cost(name: str, kept: Kept) -> float:
         groups = tuple(GroupPlan(group=group, kept=units) for group, units in kept.items())
-        return COSTS[name].count(profile(there, Plan(groups=groups)))
+        return COSTS[name].count(profile(there, Plan(groups=groups)), None)
 
     made = Ground(
         inventory=there,
@@ -80,7 +80,7 @@ def ground(inventory: Inventory | None = None, **changes: object) -> Ground:
         ratios={name: 0.1 + 0.2 * (place % 4) for place, name in enumerate(sizes)},
         keep=Keep(),
         cost=cost,
-        dense=lambda name: COSTS[name].count(profile(there, DENSE)),
+        dense=lambda name: COSTS[name].count(profile(there, DENSE), None),
         curves=lambda _: {name: curve(name, 0.4 + 0.1 * place) for place, name in enumerate(sizes)},
         judge=lambda kept: float(sum(1 - len(units) / sizes[name] for name, units in kept.items())) / len(sizes),
     )

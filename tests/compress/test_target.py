@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from paretune.compress.groups import discover
 from paretune.compress.rates import allowed_counts, kept_count
 from paretune.compress.target import meet, shrinking
-from paretune.costs.table import COSTS, static_costs
+from paretune.costs.table import static_costs
 from paretune.errors import ImpossiblePlan
 from paretune.inventory import Inventory
 from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
@@ -112,9 +112,13 @@ def test_widths_stay_near_the_common_factor(digits: Inventory) -> None:
     assert max(left) - min(left) <= 3 / 16  # one unit of the narrowest group is a sixteenth
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", static_costs(()))
 def test_every_static_cost_can_be_a_target_and_the_whole_of_it_removes_nothing(name: str) -> None:
     there = small_inventory()
+    if name == "activation_bytes":  # nobody watched a forward of this net
+        with pytest.raises(ImpossiblePlan, match="target activation_bytes: the dense model's is 0"):
+            meet(name, 1.0, evenly(there), widths(there), cost_of(name, there), dense_of(name, there))
+        return
     found = meet(name, 1.0, evenly(there), widths(there), cost_of(name, there), dense_of(name, there))
     assert found == ({"stem": 4, "body.a": 6}, 1.0)
 

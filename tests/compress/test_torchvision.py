@@ -1,9 +1,6 @@
 """Published architectures can be cut: about a third of every group, and what is left computes what it should."""
 
-import importlib
-import importlib.util
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +10,11 @@ from torch import nn
 
 from paretune.compress.cut import cut, zero
 from paretune.compress.groups import discover
+from paretune.errors import ParetuneError
 from paretune.inventory import Inventory
 from paretune.plan import GroupPlan, Plan
 from paretune.profile import profile
+from paretune.tasks.torchvision_models import torchvision_models
 
 REMOVED = 0.3
 SAME = 1e-6  # relative, in float64; a wrong index is near 1
@@ -31,27 +30,11 @@ MORE: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": False}, "incept
 
 @pytest.fixture(scope="session")
 def models() -> Any:
-    """`torchvision.models`; the tests are skipped where it cannot be imported.
-
-    Its wheel may be built for another torch, and then it does not load its C++ part. All that its import misses are two
-    operators to hang its Python parts on; they are declared here, never called, and live as long as the library object.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        pytest.skip("torchvision is not installed")
-    library = None
+    """`torchvision.models`; the tests are skipped where it cannot be imported."""
     try:
-        torch.ops.load_library(str(next(Path(spec.origin).parent.glob("_C.*"))))
-    except (OSError, StopIteration):
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    try:
-        found = importlib.import_module("torchvision.models")
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"torchvision does not import: {error}")
-    yield found
-    del library
+        return torchvision_models()
+    except ParetuneError as error:
+        pytest.skip(str(error))
 
 
 def some(inventory: Inventory) -> dict[str, tuple[int, ...]]:

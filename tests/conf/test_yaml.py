@@ -18,6 +18,7 @@ from paretune.search.samplers import SAMPLERS
 from paretune.search.study import rival_of
 from paretune.spaces.language import parse_space
 from paretune.spaces.space import Wish
+from paretune.tasks.bare import BARE
 from paretune.tasks.table import TASKS
 from paretune.tasks.task import TOP1_ERROR
 
@@ -52,7 +53,8 @@ def check(settings: Settings) -> None:
     assert set(settings.budget) <= set(COSTS)
     assert settings.sampler in SAMPLERS
     arguments = {key for key in settings.task if key != "name"}
-    assert arguments <= set(inspect.signature(TASKS[str(settings.task["name"])]).parameters)
+    makers = {**TASKS, **BARE}
+    assert arguments <= set(inspect.signature(makers[str(settings.task["name"])]).parameters)
 
 
 def test_there_is_something_to_check() -> None:

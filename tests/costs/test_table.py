@@ -9,23 +9,33 @@ from hand_made import small_inventory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.costs.table import (
-    COSTS,
-    HEADER_BYTES,
+from paretune.costs.counts import (
+    baskin_bops,
     bops,
+    effective_baskin_bops,
     effective_bops,
     effective_macs,
     macs,
     nonzeros,
     params,
+    relative_bops,
     size_bytes,
-    static_costs,
+    weight_bits,
 )
+from paretune.costs.hardware import Hardware
+from paretune.costs.table import COSTS, costs_for, static_costs
+from paretune.errors import ParetuneError
+from paretune.frozen import HEADER_BYTES
 from paretune.inventory import Inventory, Layer
 from paretune.plan import DENSE, FLOAT, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import Profile, profile
+from paretune.search.devices import hardware_of
 
 SMALL = small_inventory()
+PRESETS = ("mcu", "cpu", "edge_npu", "fpga_pe16", "systolic_16x16")
+DEVICES = {name: hardware_of(name) for name in PRESETS}
+DEVICES |= {flow: replace(DEVICES["systolic_16x16"], dataflow=flow) for flow in ("weight", "input")}
+DEVICES["skips"] = replace(DEVICES["edge_npu"], skips="all")
 
 
 def bare(*layers: Layer) -> Inventory:
@@ -76,7 +86,7 @@ def test_tfc_w2a2_has_the_numbers_of_qonnx() -> None:
     rows = in_bits(tfc(), 2)
     assert macs(rows) == 59_008
     assert bops(rows) == 236_032
-    assert sum(row.weights * row.weight_bits for row in rows) == 118_016
+    assert weight_bits(rows) == 118_016
     steps = (64 + 64 + 64 + 10) + 4  # per output channel, and one per activation
     packed = sum(ceil(row.weights / 5) for row in rows)  # five ternary weights in a byte instead of four
     assert size_bytes(rows) == packed + 4 * steps + HEADER_BYTES
@@ -118,36 +128,86 @@ def test_every_layer_starts_on_a_byte() -> None:
     assert size_bytes(in_bits(twins, 3)) - HEADER_BYTES == 2 * (2 + 4 + 4)
 
 
+def assert_no_dearer(small: Profile, large: Profile) -> None:
+    """In no cost, on no hardware."""
+    for device in (None, *DEVICES.values()):
+        less, more = static_costs(small, device), static_costs(large, device)
+        # Below 4 bits products move from DSP blocks to LUTs.
+        dearer = [name for name in less if name != "luts" and less[name] > more[name] * (1 + 1e-12)]
+        assert not dearer, f"{dearer} on {device.name if device else 'nothing'}"
+
+
 @given(st.integers(1, 8), st.integers(1, 8))
 def test_more_bits_never_cost_less(bits: int, other: int) -> None:
     low, high = (in_bits(SMALL, number) for number in sorted((bits, other)))
-    for name, cost in COSTS.items():
-        assert cost.count(low) <= cost.count(high), name
+    assert_no_dearer(low, high)
     assert bops(high) == macs(high) * max(bits, other) ** 2
 
 
 @given(st.sets(st.integers(0, 3), min_size=1), st.sets(st.integers(0, 5), min_size=1))
 def test_fewer_channels_never_cost_more(stem: set[int], body: set[int]) -> None:
-    def costs(*kept: set[int]) -> dict[str, float]:
+    def rows(*kept: set[int]) -> Profile:
         groups = zip(("stem", "body.a"), kept, strict=True)
-        made = tuple(GroupPlan(group=name, kept=tuple(sorted(units))) for name, units in groups)
-        return static_costs(profile(SMALL, Plan(groups=made)))
+        return profile(SMALL, Plan(groups=tuple(GroupPlan(group=n, kept=tuple(sorted(units))) for n, units in groups)))
 
-    small, large = costs(stem, body), costs(stem | {0}, body | {0})
-    assert all(small[name] <= large[name] for name in COSTS)
+    small, large = rows(stem, body), rows(stem | {0}, body | {0})
+    assert_no_dearer(small, large)
+    assert macs(large) - macs(small) >= 16 * (0 not in stem)
 
 
 def test_the_table_counts_what_it_names() -> None:
     rows = in_bits(SMALL, 4)
     assert static_costs(rows) == {
-        "params": params(rows), "nonzeros": nonzeros(rows), "size_bytes": size_bytes(rows), "macs": macs(rows),
+        "params": params(rows), "nonzeros": nonzeros(rows), "weight_bits": weight_bits(rows),
+        "size_bytes": size_bytes(rows), "activation_bytes": 0, "macs": macs(rows),
         "effective_macs": effective_macs(rows), "bops": bops(rows), "effective_bops": effective_bops(rows),
+        "relative_bops": relative_bops(rows), "baskin_bops": baskin_bops(rows),
+        "effective_baskin_bops": effective_baskin_bops(rows),
     }  # fmt: skip
-    assert all(name == cost.objective.name and cost.objective.unit for name, cost in COSTS.items())
+    assert all(name == cost.objective.name and cost.objective.unit and cost.source for name, cost in COSTS.items())
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+def test_a_cost_alone_is_the_cost_in_the_table(device: Hardware) -> None:
+    rows = in_bits(SMALL, 4)
+    table = static_costs(rows, device)
+    assert {name: cost.count(rows, device) for name, cost in costs_for(device).items()} == table
+    assert ("luts" in table) == (device.engine == "finn")
+
+
+def test_a_cost_of_other_hardware_says_so() -> None:
+    rows = in_bits(SMALL, 4)
+    with pytest.raises(ParetuneError, match="'luts' needs hardware that has it, and 'systolic_16x16' does not"):
+        COSTS["luts"].count(rows, DEVICES["systolic_16x16"])
+    with pytest.raises(ParetuneError, match="'cycles' needs hardware that has it, and no hardware is named"):
+        COSTS["cycles"].count(rows, None)
+    side_by_side = replace(DEVICES["fpga_pe16"], target_cycles=1000)
+    with pytest.raises(ParetuneError, match="'parallel_cycles' needs hardware"):
+        COSTS["parallel_cycles"].count(rows, side_by_side)
 
 
 def test_nothing_costs_nothing_but_the_header() -> None:
-    assert static_costs(()) == {**dict.fromkeys(COSTS, 0), "size_bytes": HEADER_BYTES}
+    assert static_costs(()) == {**dict.fromkeys(static_costs(()), 0), "size_bytes": HEADER_BYTES}
+
+
+def test_bit_operations_with_the_accumulator() -> None:
+    """Of n inputs and a k×k kernel: MACs × (w a + w + a + log2 n k²), Baskin et al. 2018."""
+    layer = Layer(name="a", kind="conv", weight_shape=(8, 16, 2, 2), bias=False, positions=9)
+    half = Pattern(kind="unstructured", nonzeros=256, index_bytes=0, stored="")
+    plan = LayerPlan(layer="a", weight_bits=3, activation_bits=5)
+    rows, holed = (profile(bare(layer), Plan(layers=(replace(plan, pattern=one),))) for one in (None, half))
+    count = 8 * 16 * 4 * 9
+    assert baskin_bops(rows) == baskin_bops(holed) == count * (15 + 3 + 5 + 6)
+    assert effective_baskin_bops(rows) == baskin_bops(rows)
+    assert effective_baskin_bops(holed) == count * (15 / 2 + 3 + 5 + 6)
+
+
+def test_relative_bit_operations_look_at_the_uncut_float_model() -> None:
+    plan = Plan(groups=(GroupPlan(group="stem", kept=(0,)),), layers=(LayerPlan(layer="stem", weight_bits=8),))
+    dense = macs(profile(SMALL, DENSE)) * 1024
+    assert relative_bops(profile(SMALL, DENSE)) == 1
+    assert relative_bops(profile(SMALL, plan)) == bops(profile(SMALL, plan)) / dense < 0.5
+    assert relative_bops(in_bits(SMALL, 8)) == 1 / 16
 
 
 def holed(stem: int, head: int, *, index: int = 0, bits: int = FLOAT) -> Profile:
@@ -191,5 +251,5 @@ def test_without_masks_the_effective_costs_are_the_plain_ones() -> None:
 @given(st.tuples(st.integers(1, 108), st.integers(1, 240)), st.tuples(st.integers(1, 108), st.integers(1, 240)))
 def test_fewer_weights_never_cost_more(one: tuple[int, int], two: tuple[int, int]) -> None:
     small, large = (holed(*(pick(pair) for pair in zip(one, two, strict=True)), bits=5) for pick in (min, max))
-    assert all(cost.count(small) <= cost.count(large) for cost in COSTS.values())
+    assert_no_dearer(small, large)
     assert nonzeros(large) - nonzeros(small) == sum(abs(a - b) for a, b in zip(one, two, strict=True))

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from paretune.compress.freeze import freeze, thaw
-from paretune.costs.table import size_bytes
+from paretune.costs.counts import size_bytes
 from paretune.errors import ParetuneError
 from paretune.export.artifact import FILES, PARTITIONS, PROGRAM, READER, check_target, read_artifact, write_artifact
 from paretune.export.verify import verify

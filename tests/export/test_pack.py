@@ -21,7 +21,7 @@ from paretune.compress.freeze import freeze
 from paretune.compress.masks import masked_layers
 from paretune.compress.partition import blocks
 from paretune.compress.patterns import index_of, mask_of, pattern_of
-from paretune.costs.table import size_bytes
+from paretune.costs.counts import size_bytes
 from paretune.errors import ParetuneError
 from paretune.export.encodings import packed
 from paretune.export.pack import layout, pack, storage_table, unpack

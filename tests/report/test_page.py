@@ -122,7 +122,7 @@ def test_the_page_holds_plotly_once_and_every_chart():
     assert text.count(get_plotlyjs()) == 1
     assert charts(text) == [
         "front-0", "front-1", "front-2", "beside", "hypervolume", "curves", "layers-0", "layers-1", "layers-2",
-        "layers-3", "layers-4", "choices", "stages",
+        "layers-3", "layers-4", "hardware", "choices", "stages",
     ]  # fmt: skip
     assert len(Outline(without_library(text)).headings) == len(SECTIONS)
 
@@ -132,7 +132,8 @@ def test_what_a_study_does_not_have_gets_no_section():
     assert charts(text) == [
         "front-0", "front-1", "front-2", "hypervolume", "layers-0", "layers-1", "layers-2", "choices", "stages",
     ]  # fmt: skip
-    gone = {"Beside best single criterion", "Sensitivity curves", "What rules decided", "How alike the criteria rank"}
+    gone = {"Beside best single criterion", "Sensitivity curves", "What rules decided", "How alike the criteria rank",
+            "What the hardware pays"}  # fmt: skip
     whole, plain = (Outline(without_library(page(CASES[case]))).headings for case in ("everything", "three objectives"))
     assert set(whole) - set(plain) == gone
     assert set(plain) < set(whole)

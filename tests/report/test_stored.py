@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 from report_fakes import everything, fake_findings, hostile, with_masks, with_quantizers
 
+from paretune.costs.counts import size_bytes
 from paretune.costs.storage import stored_as, stored_bytes
-from paretune.costs.table import size_bytes
 from paretune.inventory import Layer
 from paretune.plan import DENSE, LayerPlan
 from paretune.profile import profile

@@ -122,9 +122,18 @@ def test_a_study_is_run_reported_exported_and_verified(here, call):
     assert "written: results/tiny/report.html" in out
 
     code, out, error = call(
-        "export", "results/tiny", "--pick", "budget", "--under", "size_bytes=2000", "--out", "model"
-    )
+        "export", "results/tiny", "--pick", "budget", "--under", "size_bytes=2000", "--out", "model",
+        "--latency-threads", "2", "--latency-repeats", "3",
+    )  # fmt: skip
     assert (code, error) == (0, "")
+    said = re.search(
+        r"latency in onnxruntime, 2 threads, batch 1: (.*) ms \(.*\) against dense fp32 .* × as long\n", out
+    )
+    latency = json.loads(Path("model/scores.json").read_text())["latency"]
+    assert latency["measured"]
+    assert latency["dense"]["repeats"] == 3
+    assert said[1] == f"{latency['compressed']['median_ms']:.3f}"
+    assert "latency here, measured" in Path("results/tiny/report.html").read_text()
     assert "How the weights are stored" in out
     assert "entropy" in out or "dense" in out or "huffman" in out
     assert "0 of 120 predictions differ" in out
@@ -173,6 +182,7 @@ def test_a_damaged_folder_is_named(here, call):
         (["verify", "nowhere"], "nowhere is not an artifact"),
         (["export", "nowhere", "--out", "model"], "nowhere is not the folder of a study"),
         (["export", "nowhere", "--out", "model", "--under", "size"], "--under needs COST=LIMIT"),
+        (["export", "nowhere", "--out", "model", "--latency-repeats", "2"], "repeats is a whole number of at least 3"),
         (["reprot", "results/tiny"], "no command is called 'reprot'. Did you mean 'report'?"),
         (["inspect", "task=digits", "format=yaml"], "format is table or json, got 'yaml'"),
     ],
@@ -201,7 +211,9 @@ def test_another_search_of_the_same_problem_gets_its_own_folder(call):
 
 def test_a_shipped_folder_is_verified_where_its_task_is_unknown(here, call, monkeypatch):
     assert call(*STUDY, "study.trials=2")[0] == 0
-    assert call("export", "results/tiny", "--pick", "trial=1", "--out", "model")[0] == 0
+    code, out, _ = call("export", "results/tiny", "--pick", "trial=1", "--out", "model", "--no-latency")
+    assert code == 0
+    assert "latency" not in out + Path("model/scores.json").read_text()
     scores = Path("model/scores.json").read_text()
     Path("model/scores.json").write_text(scores.replace("tiny_task.tiny_task", "elsewhere.tiny_task"))
     code, out, error = call("verify", "model")
@@ -229,7 +241,7 @@ def test_inspect_prints_tables_and_json(call):
     code, out, _ = call("inspect", "--config-dir", "my_conf", "task=tiny", "format=json")
     assert code == 0
     facts = json.loads(out)
-    assert facts["costs"]["macs"] == 36 * 9 * 8 + 36 * 9 * 64 + 24
+    assert facts["totals"]["macs"] == 36 * 9 * 8 + 36 * 9 * 64 + 24
     assert [group["name"] for group in facts["inventory"]["groups"]] == ["conv1", "conv2"]
 
 

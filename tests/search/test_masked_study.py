@@ -64,7 +64,8 @@ def test_a_trial_with_masks_is_shipped(masked, tmp_path, keep):
     folder = shutil.copytree(masked.folder, tmp_path / "tiny")
     if keep == "none":
         shutil.rmtree(folder / "trials")
-    verdict = type(masked)(folder=folder, task=masked.task).export(f"trial={trial.number}", tmp_path / "model")
+    study = type(masked)(folder=folder, task=masked.task)
+    verdict = study.export(f"trial={trial.number}", tmp_path / "model", latency=False)
     plan = shipped(verdict, tmp_path / "model")
     assert plan.count("kind: unstructured") >= 2
     confirmation = read_findings(folder).confirmations[-1]
@@ -75,7 +76,7 @@ def test_a_trial_with_masks_is_shipped(masked, tmp_path, keep):
 @pytest.mark.usefixtures("no_page")
 def test_a_finish_is_shipped(masked, tmp_path):
     (finish,) = finishes(masked.findings())
-    shipped(masked.export(f"trial={finish.number}", tmp_path / "model"), tmp_path / "model")
+    shipped(masked.export(f"trial={finish.number}", tmp_path / "model", latency=False), tmp_path / "model")
     assert masked.findings().confirmations[-1].validated == (finish.values["top1_error"],)
 
 

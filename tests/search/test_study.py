@@ -205,7 +205,7 @@ def test_every_sampler_runs_a_study_with_two_objectives(task, tmp_path, sampler)
 
 
 def test_an_exported_point_scores_what_the_report_says(study, task, tmp_path):
-    verdict = study.export("knee", tmp_path / "model")
+    verdict = study.export("knee", tmp_path / "model", latency=False)
     assert verdict.ok, verdict.message
     confirmation = study.findings().confirmations[-1]
     assert verdict.top1_error == pytest.approx(confirmation.confirmed[0])
@@ -217,7 +217,7 @@ def test_an_exported_point_scores_what_the_report_says(study, task, tmp_path):
 
 
 def test_full_recovery_uses_three_fresh_seeds(study, tmp_path):
-    study.export("goal", tmp_path / "model", recover="full", drop=0.9)
+    study.export("goal", tmp_path / "model", recover="full", drop=0.9, latency=False)
     confirmation = study.findings().confirmations[-1]
     assert confirmation.seeds == (1, 2, 3)
     assert len(confirmation.confirmed) == 3
@@ -280,7 +280,7 @@ def test_a_renamed_folder_is_still_the_same_study(task, tmp_path):
 
 def test_a_new_journal_starts_from_nothing(task, tmp_path):
     study = run_study(task, space=SPACE, trials=3, out=tmp_path / "tiny")
-    study.export("trial=1", tmp_path / "model")
+    study.export("trial=1", tmp_path / "model", latency=False)
     before = study.findings()
     (study.folder / "study.journal").unlink()
     other = run_study(tiny_task(seed=1), space=SPACE, trials=2, out=tmp_path / "tiny")

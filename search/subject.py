@@ -1,0 +1,55 @@
+"""What `paretune inspect` looks at: the inventory of a task's model, or of a bare network without data or weights."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from paretune.compress.groups import discover
+from paretune.compress.layers import survey
+from paretune.costs.counts import macs
+from paretune.errors import ParetuneError
+from paretune.inventory import Inventory
+from paretune.plan import DENSE
+from paretune.profile import profile
+from paretune.tasks.bare import make_bare
+from paretune.tasks.table import make_task
+
+SECONDS = 30.0  # for finding channel groups; after that the network is shown without
+MANY_MACS = 50e9  # finding groups takes a dozen real forwards
+
+
+def look_at(config: Mapping[str, Any], *, device: str = "auto") -> tuple[str, Inventory]:
+    """The name and inventory of what a task's config describes.
+
+    A bare network is first made of shapes alone, which takes no memory and rejects a wrong input at once; with numbers
+    only to find its channel groups.
+
+    Raises:
+        ParetuneError: an unknown task or model, or a forward that fails on its input.
+    """
+    shapes = make_bare(config, device="meta")
+    if shapes is None:
+        task = make_task(config, device=device)
+        return task.name, _with_groups(task.model, task.example())
+    bare = survey(shapes.model, shapes.example)
+    if (count := macs(profile(bare, DENSE))) > MANY_MACS:
+        return shapes.name, _without_groups(bare, f"not looked for in a network of {count / 1e9:.0f} G MACs")
+    full = make_bare(config)
+    assert full is not None
+    return full.name, _with_groups(full.model, full.example)
+
+
+def _with_groups(model: nn.Module, example: Tensor) -> Inventory:
+    """With channel groups if they can be found; else the reason stands where groups would."""
+    print(f"looking for channel groups, {SECONDS:.0f} s at most", file=sys.stderr)
+    try:
+        return discover(model, example, seconds=SECONDS)
+    except ParetuneError as error:
+        return _without_groups(survey(model, example), str(error))
+
+
+def _without_groups(bare: Inventory, why: str) -> Inventory:
+    return replace(bare, whole=dict.fromkeys((layer.name for layer in bare.weighted), f"no channel groups: {why}"))
