@@ -128,7 +128,7 @@ COSTS: Mapping[str, Cost] = {
             source=SCALE_SIM,
         ),
         _paid(
-            "parallel_cycles", "cycles", "modelled: cycles with the parts of partitioned layers on their own accelerators",
+            "parallel_cycles", "cycles", "modelled: cycles, parts of partitioned layers on accelerators of their own",
             source=PARTITION,
         ),
         _paid("luts", "LUTs", "modelled: lookup tables of the engines", engine="finn", source=FINN, uncounted=on_fpga),

@@ -57,9 +57,9 @@ def costs_table(info: HardwareInfo) -> str:
     header = [words("for one sample"), *(words(point.title) for point in info.points)]
     rows = [[words("picked as"), *(words(point.names) for point in info.points)]] if info.points[1:] else []
     for cost in info.costs:
-        cells = zip(cost.values, cost.beside, strict=True)
-        name = Cell(text=SHOWN[cost.name], aside=cost.note, number=False)
-        rows.append([name, *(Cell(text=text, aside=aside, number=False) for text, aside in cells)])
+        told = [Cell(text=text.replace(" ", "\xa0"), aside=aside, number=False)  # value and prefix stay together
+                for text, aside in zip(cost.values, cost.beside, strict=True)]  # fmt: skip
+        rows.append([Cell(text=SHOWN[cost.name], aside=cost.note, number=False), *told])
     return table(header, rows)
 
 

@@ -28,7 +28,6 @@ SHOWN: Mapping[str, str] = {
     "brams": "block RAMs of 18 kbit",
 }  # fmt: skip
 SKIPPED = {"none": "no zero is skipped", "blocks": "masked blocks are skipped", "all": "masked weights are skipped"}
-JOULES = ("pJ", "nJ", "µJ", "mJ", "J")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +99,6 @@ def machine(hardware: Hardware) -> str:
     return "; ".join(parts) + "."
 
 
-def amount(value: float, unit: str) -> str:
-    """`value` with a prefix, and its unit where it is bytes, a share or an energy in pJ: "12.4 kB", "3.1 µJ"."""
-    if unit != "pJ":
-        return human(value, unit)
-    power = 0
-    while value >= 999.5 and power < len(JOULES) - 1:
-        value, power = value / 1000, power + 1
-    return f"{value:.3g} {JOULES[power]}"
-
-
 def versus(dense: float, value: float) -> str:
     """What became of `dense`: "12.3× smaller"; nothing to say if one of them is nothing."""
     if not (value > 0 and dense > 0):
@@ -147,7 +136,7 @@ def _cost_row(name: str, totals: Sequence[Mapping[str, float]], hardware: Hardwa
     says = known and unit != "share"
     return CostRow(
         name=name, note="of the slowest layer" if name == "cycles" and hardware.target_cycles is not None else "",
-        values=tuple(amount(total[name], unit) if known else "–" for total in totals),
+        values=tuple(human(total[name], unit) if known else "–" for total in totals),
         beside=("", *(versus(dense, total[name]) if says else "" for total in totals[1:])),
     )  # fmt: skip
 

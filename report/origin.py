@@ -25,7 +25,8 @@ def commands(findings: Findings) -> str:
 
 def provenance(findings: Findings) -> str:
     """What is known about how the study was made, and a row for every run of its command."""
-    rows = flat({name: value for name, value in findings.provenance.items() if name != "runs"})
+    # Runs have a table of their own, the hardware a section.
+    rows = flat({name: value for name, value in findings.provenance.items() if name not in ("runs", "hardware")})
     if not rows:
         return section("Provenance", paragraph("None was recorded."))
     body = [[words(name), words(text, long=True)] for name, text in rows]

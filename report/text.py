@@ -16,6 +16,7 @@ LABELS = {
 }
 LESS = {"bytes": ("smaller", "larger"), "share": ("lower", "higher")}
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+JOULES = ("pJ", "nJ", "µJ", "mJ", "J")
 
 
 def label(name: str) -> str:
@@ -24,14 +25,25 @@ def label(name: str) -> str:
 
 
 def human(value: float, unit: str) -> str:
-    """`value` with few digits: "1.9 %" for a share, "12.4 kB" for bytes, "3.1 M" for anything counted."""
+    """`value` with few digits: "1.9 %" for a share, "12.4 kB" for bytes, "3.1 µJ" for picojoules, "3.1 M" for anything
+    counted.
+    """
     if not math.isfinite(value):
         return "–"
     if unit == "share":
         digits = 2 if 0 < abs(value) < 0.00995 else 1
         return f"{100 * value:.{digits}f} %"
+    if unit == "pJ":
+        return _joules(value)
     text = scaled(value)
     return f"{text}{'' if text[-1].isalpha() else ' '}B" if unit == "bytes" else text
+
+
+def _joules(pico: float) -> str:
+    power = 0
+    while abs(pico) >= 999.5 and power < len(JOULES) - 1:
+        pico, power = pico / 1000, power + 1
+    return f"{pico:.3g} {JOULES[power]}"
 
 
 def tick(value: float, unit: str) -> str:

@@ -32,6 +32,9 @@ LATENCY = Objective(
 )  # fmt: skip
 
 
+EXAMPLES = {"finn": "fpga_pe16"}  # hardware with the engine
+
+
 def check_names(settings: Settings, task: Task, hardware: Hardware | None = None) -> tuple[Objective, ...]:
     """The objectives by name, quality first.
 
@@ -65,8 +68,12 @@ def _elsewhere(name: str, hardware: Hardware | None) -> str:
     if hardware is None:
         return "depends on the hardware; name one, such as hardware=edge_npu"
     if COSTS[name].engine:
-        return f"is known of the engine '{COSTS[name].engine}', and hardware={hardware.name} has '{hardware.engine}'"
-    return f"is not told of hardware={hardware.name} with target_cycles, where layers run side by side"
+        engine = COSTS[name].engine
+        return (
+            f"is known of the engine '{engine}', such as hardware={EXAMPLES[engine]}, and hardware={hardware.name} has "
+            f"'{hardware.engine}'"
+        )
+    return f"is not told of hardware={hardware.name} with target_cycles, where layers run side by side; take cycles"
 
 
 def check_reach(settings: Settings, space: Space, bench: Bench) -> None:

@@ -23,7 +23,7 @@ from paretune.frozen import Frozen
 from paretune.plan import Plan
 from paretune.records import to_plain
 from paretune.search.bench import Bench, lay_out
-from paretune.search.devices import hardware_in, timing_in
+from paretune.search.devices import hardware_told, timing_in
 from paretune.search.evaluate import Clock, evaluate, quality_of
 from paretune.search.folder import kept_folder, read_json, write_json
 from paretune.search.read import read_findings, write_report
@@ -72,7 +72,7 @@ def export(
     if recover == "full" and plan is not None and not plan.recovery.epochs and not (plan.pruning or plan.joint):
         raise ParetuneError(f"trial {trial.number} was not trained, so there is nothing to recover; use kept")
     settings = read_settings(folder)
-    bench = lay_out(the_task(folder, findings, settings, task), hardware_in(settings))
+    bench = lay_out(the_task(folder, findings, settings, task), hardware_told(findings.provenance))
     with threads_for(bench.inventory, settings.threads):
         replays = _kept(folder, trial, bench, settings) if recover == "kept" else _full(trial, bench, settings)
     best = min(replays, key=lambda replay: (replay.validated, replay.seed))

@@ -12,6 +12,9 @@ from paretune.costs.devices import parse_hardware
 from paretune.costs.hardware import Hardware
 from paretune.errors import ParetuneError, pick
 from paretune.export.latency import Timing
+from paretune.records import from_plain
+
+KINDS = {"energy": "energy table"}  # what the options of a group are, where its name does not say it
 
 
 def hardware_of(asked: str | Mapping[str, Any]) -> Hardware:
@@ -32,6 +35,12 @@ def hardware_in(settings: Settings) -> Hardware | None:
     return hardware_of(settings.hardware) if settings.hardware else None
 
 
+def hardware_told(provenance: Mapping[str, Any]) -> Hardware | None:
+    """The hardware that a study was searched for, as its record tells it: its files may have changed or moved since."""
+    known = provenance.get("hardware")
+    return from_plain(Hardware, known) if known else None
+
+
 def timing_in(settings: Settings) -> Timing:
     """How a study measures latency."""
     asked = settings.latency
@@ -45,17 +54,21 @@ def packaged(group: str, name: str) -> dict[str, Any]:
         ParetuneError: no option has this name, or the file is not a YAML table.
     """
     if name.endswith((".yaml", ".yml")):
-        return _read(Path(name))
+        plain = _read(Path(name), group)
+        return plain if group == "space" else {"name": Path(name).stem, **plain}
     files = (resources.files("paretune.conf") / group).iterdir()
     known = {path.name.removesuffix(".yaml"): path for path in files if path.name.endswith(".yaml")}
-    return dict(yaml.safe_load(pick(known, name, group).read_text()))
+    return dict(yaml.safe_load(pick(known, name, KINDS.get(group, group)).read_text()))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, group: str) -> dict[str, Any]:
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParetuneError(f"{path} cannot be read ({error})") from error
+    except OSError as error:
+        raise ParetuneError(f"{path} cannot be read ({error.strerror}); the working folder is {Path.cwd()}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParetuneError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(plain, dict):
-        raise ParetuneError(f"{path} holds no table of keys, but {type(plain).__name__}")
-    return {"name": path.stem, **plain}
+        what = "is empty" if plain is None else f"holds a {type(plain).__name__}"
+        raise ParetuneError(f"{path} {what}; it must be a table of keys, as in conf/{group}/*.yaml")
+    return plain

@@ -80,8 +80,9 @@ def inspect_command(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(INSPECT_HELP)
         return 0
-    asked = _plain_words([word for word in arguments if word.startswith("plan.")])
-    words = [word for word in arguments if not word.startswith(("format=", "plan."))]
+    plan = [word for word in arguments if re.match(r"\+{0,2}plan\.", word)]
+    asked = _plain_words([word.lstrip("+") for word in plan])
+    words = [word for word in arguments if not word.startswith("format=") and word not in plan]
     wanted = [word.removeprefix("format=") for word in arguments if word.startswith("format=")] or ["table"]
     if wanted[-1] not in ("table", "json"):
         raise ParetuneError(f"format is table or json, got '{wanted[-1]}'")
@@ -146,14 +147,17 @@ def _own_hardware(arguments: Sequence[str]) -> tuple[Sequence[str], dict[str, An
     """The arguments without hardware=file.yaml, which Hydra would look for in its groups, and what the file says,
     changed by the words hardware.key=value.
     """
-    files = [word for word in arguments if re.fullmatch(r"hardware=.*\.ya?ml", word)]
-    if not files:
-        return arguments, None
+    named = [word for word in arguments if word.startswith("hardware=")]
+    files = [word for word in named if word.endswith((".yaml", ".yml"))]
+    if not files or named[-1] not in files:  # the last word wins
+        return [word for word in arguments if word not in files], None
     from paretune.search.devices import packaged
 
-    changes = [word for word in arguments if word.startswith(("hardware.", "+hardware."))]
-    known = packaged("hardware", files[-1].removeprefix("hardware="))
-    rest = [word for word in arguments if word not in files and word not in changes]
+    changes = [word for word in arguments if re.match(r"(\+{0,2}|~)hardware\.", word)]
+    if gone := [word for word in changes if word.startswith("~")]:
+        raise ParetuneError(f"{gone[0]}: take it out of {named[-1].removeprefix('hardware=')} instead")
+    known = packaged("hardware", named[-1].removeprefix("hardware="))
+    rest = [word for word in arguments if word not in named and word not in changes]
     return rest, {**known, **_plain_words([word.lstrip("+") for word in changes]).get("hardware", {})}
 
 

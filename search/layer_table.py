@@ -70,19 +70,6 @@ def _cells(found: Inspection, called: Callable[[str], str]) -> Cells:
     return Cells(columns=tuple(columns), rows=tuple(rows), dropped=())
 
 
-def energy_text(value: float, unit: str) -> str:
-    """An energy with the prefix that suits it: "1.2 µJ" for picojoules, "1.2 M" in any other unit."""
-    return _joules(value) if unit == "pJ" else scaled(value)
-
-
-def _joules(pico: float) -> str:
-    units = ("pJ", "nJ", "µJ", "mJ", "J")
-    power = 0
-    while pico >= 999.5 and power < len(units) - 1:
-        pico, power = pico / 1000, power + 1
-    return f"{pico:.3g} {units[power]}"
-
-
 def _columns(found: Inspection, lines: Sequence[Line], called: Callable[[str], str]) -> list[Column]:
     masks = [Column(title="mask", cell=_mask, number=False)] if any(line.row.pattern for line in lines) else []
     own = found.hardware.target_cycles is not None and found.hardware.engine == "finn"
@@ -100,7 +87,7 @@ def _columns(found: Inspection, lines: Sequence[Line], called: Callable[[str], s
         *masks,
         Column(title="bytes", cell=lambda line: human(row_bytes(line.row), "bytes")),
         Column(title="BOPs", cell=lambda line: scaled(row_bops(line.row))),
-        Column(title="energy", cell=lambda line: energy_text(line.paid.energy_pj, unit)),
+        Column(title="energy", cell=lambda line: human(line.paid.energy_pj, unit)),
         Column(title="cycles", cell=lambda line: scaled(line.paid.work.cycles)),
         fold if own else passes,
         Column(title="util.", cell=lambda line: f"{line.paid.work.utilisation:.0%}"),
@@ -117,7 +104,7 @@ def _sums(name: str, lines: Sequence[Line], found: Inspection) -> dict[str, str]
         "layer": name,
         "params": scaled(sum(line.row.params for line in lines)),
         "bytes": human(HEADER_BYTES + sum(row_bytes(line.row) for line in lines), "bytes"),
-        "energy": energy_text(sum(line.paid.energy_pj for line in lines), found.hardware.energy.unit),
+        "energy": human(sum(line.paid.energy_pj for line in lines), found.hardware.energy.unit),
     }
     if not whole:
         return cells

@@ -6,7 +6,6 @@ from pathlib import Path
 import optuna
 
 from paretune.alike import Alike
-from paretune.costs.hardware import Hardware
 from paretune.costs.table import static_costs
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective
@@ -17,6 +16,7 @@ from paretune.records import from_plain
 from paretune.report.page import write_page
 from paretune.report.picture import front_svg
 from paretune.report.tables import write_tables
+from paretune.search.devices import hardware_told
 from paretune.search.folder import read_json
 from paretune.search.store import WORST_QUALITY, identity_in, load_study, rows_of
 
@@ -33,8 +33,7 @@ def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
     study = study or load_study(folder)
     objectives = tuple(from_plain(Objective, plain) for plain in facts.pop("objective_units"))
     budget = identity_in(study, folder)["budget"]
-    known = facts.get("hardware")
-    dense = static_costs(profile(inventory, DENSE), from_plain(Hardware, known) if known else None)
+    dense = static_costs(profile(inventory, DENSE), hardware_told(facts))
     confirmed = folder / "confirmations.json"
     drawn = read_json(folder / "curves.json") if (folder / "curves.json").exists() else {}
     trials = tuple(rows_of(study, budget))

@@ -4,7 +4,8 @@ from paretune.compress.criteria import CRITERIA
 from paretune.compress.patterns import parse_kind
 from paretune.compress.rates import RATES
 from paretune.compress.schedule import SHARES
-from paretune.costs.table import MASKED, costs_for
+from paretune.costs.hardware import Hardware
+from paretune.costs.table import COSTS, MASKED, costs_for
 from paretune.errors import ParetuneError, pick
 from paretune.recipe import LASSO, SPARSE
 from paretune.search.bench import CALIBRATION_IMAGES, Bench
@@ -63,12 +64,25 @@ def _check_target(space: Space, bench: Bench) -> None:
             name: one for name, one in costs_for(bench.hardware).items()
             if not (one.hardware and bench.hardware and bench.hardware.target_cycles)
         }  # fmt: skip
+        if cost in COSTS and cost not in there:
+            raise ParetuneError(
+                f"space.rate.target.cost: '{cost}' {_unable(bench.hardware)}; take one of {', '.join(there)}"
+            )
         pick(there, cost, "cost")
         if cost in MASKED and space.kinds:
             able = ", ".join(name for name in there if name not in MASKED)
             raise ParetuneError(
                 f"space.rate.target.cost: '{cost}' depends on masks, which come after rates; with patterns use {able}"
             )
+
+
+def _unable(hardware: Hardware | None) -> str:
+    """Why no width can be found for a cost on this hardware."""
+    if hardware is None:
+        return "depends on the hardware, and none is named"
+    if hardware.target_cycles is not None:
+        return f"may rise as layers get narrower on hardware={hardware.name}, because target_cycles folds each anew"
+    return f"is not told of hardware={hardware.name}, which has the engine '{hardware.engine}'"
 
 
 def _check_knee(space: Space, bench: Bench) -> None:

@@ -73,7 +73,8 @@ class AnotherStudy(ParetuneError):
     def __init__(self, folder: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
         old, new = _flat("", known), _flat("", json.loads(json.dumps(asked)))
         self.folder = folder
-        self.keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key != "space_hash"]
+        changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key != "space_hash"]
+        self.keys = sorted(changed, key=lambda key: not key.endswith(".name"))  # a name says most
         words = [f"another {key} ({old.get(key, 'none')}, now {new.get(key, 'none')})" for key in self.keys[:3]]
         more = f" and {len(self.keys) - 3} more changes" if len(self.keys) > 3 else ""
         super().__init__(

@@ -87,7 +87,7 @@ def run_study(
     objectives: Sequence[str] = ("top1_error", "size_bytes", "bops"),
     budget: Mapping[str, float] | None = None,
     sampler: str = "nsga2",
-    hardware: str | Mapping[str, Any] = "edge_npu",
+    hardware: str | Path | Mapping[str, Any] = "edge_npu",
     latency: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     finish: Mapping[str, Any] | None = None,
@@ -111,7 +111,7 @@ def run_study(
         "task": dict(task.origin), "space": packaged("space", space) if isinstance(space, str) else dict(space),
         "objectives": list(objectives), "budget": dict(budget or {}), "sampler": sampler,
         "study": {"name": folder.name, **study}, "results_dir": str(folder.parent),
-        "hardware": packaged("hardware", hardware) if isinstance(hardware, str) else dict(hardware),
+        "hardware": packaged("hardware", str(hardware)) if isinstance(hardware, str | Path) else dict(hardware),
         "latency": dict(latency or {}), "finish": dict(finish or {}), "rival": None if rival is None else dict(rival),
     }  # fmt: skip
     return carry_out(parse_settings(plain), task)

@@ -34,7 +34,10 @@ def look_at(config: Mapping[str, Any], *, device: str = "auto") -> tuple[str, In
     if shapes is None:
         task = make_task(config, device=device)
         return task.name, _with_groups(task.model, task.example())
-    bare = survey(shapes.model, shapes.example)
+    try:
+        bare = survey(shapes.model, shapes.example)
+    except ParetuneError as error:
+        raise ParetuneError(f"{error}; give it another task.input_shape") from error
     if (count := macs(profile(bare, DENSE))) > MANY_MACS:
         return shapes.name, _without_groups(bare, f"not looked for in a network of {count / 1e9:.0f} G MACs")
     full = make_bare(config)

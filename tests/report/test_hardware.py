@@ -13,9 +13,10 @@ from paretune.plan import DENSE, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import profile
 from paretune.records import to_plain
 from paretune.report.draw_hardware import LISTED, NAMED, costs_table, hardware, layers_figure
-from paretune.report.hardware import SHOWN, amount, hardware_info, machine, versus
+from paretune.report.hardware import SHOWN, hardware_info, machine, versus
 from paretune.report.hardware_layers import LONGEST, layers_info, step_text, thinned
 from paretune.report.picks import picks
+from paretune.report.text import human
 
 SYSTOLIC = replace(ARRAY, name="sixteen", rows=16, columns=16, buffer_bytes=4096, note="A made-up array.")
 FINN = Hardware(name="fabric", engine="finn", energy=TABLE, relative_energy=TABLE, pe=4, simd=4, buffer_bytes=4096)
@@ -87,7 +88,7 @@ def test_every_cell_is_the_cost_of_a_stored_plan(on):
     plans = [DENSE, *(pick.trial.plan for pick in named)]
     totals = [static_costs(profile(findings.inventory, plan), on) for plan in plans]
     for cost in info.costs:
-        assert cost.values == tuple(amount(total[cost.name], COSTS[cost.name].objective.unit) for total in totals)
+        assert cost.values == tuple(human(total[cost.name], COSTS[cost.name].objective.unit) for total in totals)
     assert [cost.name for cost in info.costs] == [
         name for name in SHOWN if name in costs_for(on) and name != "parallel_cycles"
     ]
@@ -243,18 +244,6 @@ def test_a_dense_network_that_is_picked_says_for_what():
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "said"),
-    [
-        (0.25, "pJ", "0.25 pJ"), (999.4, "pJ", "999 pJ"), (999.5, "pJ", "1 nJ"), (3_140_000.0, "pJ", "3.14 µJ"),
-        (2.5e9, "pJ", "2.5 mJ"), (7e15, "pJ", "7e+03 J"), (12_400, "bytes", "12.4 kB"), (0.031, "share", "3.1 %"),
-        (4_700, "cycles", "4.7 k"),
-    ],
-)  # fmt: skip
-def test_amounts(value, unit, said):
-    assert amount(value, unit) == said
-
-
-@pytest.mark.parametrize(
     ("dense", "value", "said"),
     [(10, 5, "2.00× smaller"), (5, 10, "2.00× larger"), (7, 7, "the same"), (1000, 1001, "the same"),
      (0, 0, "the same"), (5, 0, ""), (0, 5, "")],
@@ -359,6 +348,8 @@ def test_the_table_has_a_column_per_point():
     rows = re.findall(r"<tr>(.*?)</tr>", costs_table(info))
     assert len(rows) == 2 + len(info.costs)
     assert {len(re.findall(r"<t[hd]", row)) for row in rows} == {1 + len(info.points)}
+    size = next(cost for cost in info.costs if cost.name == "size_bytes")
+    assert f"<td>{size.values[1].replace(' ', chr(160))}<small>{size.beside[1]}</small></td>" in costs_table(info)
 
 
 def test_no_text_of_the_user_becomes_markup():

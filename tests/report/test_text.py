@@ -66,3 +66,15 @@ def test_spread_is_the_sample_deviation():
     assert spread((0.02,), "share") == "2.00 %"
     assert spread((1000.0, 3000.0), "bytes") == "2.0 kB ± 1.4 kB"
     assert spread((), "share") == "–"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "said"),
+    [
+        (0.25, "pJ", "0.25 pJ"), (999.4, "pJ", "999 pJ"), (999.5, "pJ", "1 nJ"), (3_140_000.0, "pJ", "3.14 µJ"),
+        (2.5e9, "pJ", "2.5 mJ"), (7e15, "pJ", "7e+03 J"), (12_400, "bytes", "12.4 kB"), (0.031, "share", "3.1 %"),
+        (4_700, "cycles", "4.7 k"),
+    ],
+)  # fmt: skip
+def test_a_number_carries_its_unit_where_it_has_one(value, unit, said):
+    assert human(value, unit) == said

@@ -23,7 +23,7 @@ from paretune.recipe import Blend, Joint, Pruning, Wanted
 from paretune.records import to_plain
 from paretune.search.asked import asked_plan
 from paretune.search.inspect import as_plain, inspect
-from paretune.search.layer_table import GO_FIRST, energy_text, layer_cells
+from paretune.search.layer_table import GO_FIRST, layer_cells
 from paretune.search.show import show
 
 TABLE = Energy(
@@ -337,13 +337,6 @@ def test_a_narrow_table_leaves_columns_out_in_order_and_says_so(
     assert "no room for:" in out
     assert "…" not in out
     assert "macs: multiply-adds of one sample" in out
-
-
-def test_energies_carry_the_prefix_that_suits_them() -> None:
-    assert [energy_text(value, "pJ") for value in (0, 12.34, 999.6, 2.5e6, 7.35e9, 3e13)] == [
-        "0 pJ", "12.3 pJ", "1 nJ", "2.5 µJ", "7.35 mJ", "30 J",
-    ]  # fmt: skip
-    assert energy_text(2.5e6, "16-bit MACs") == "2.5 M"
 
 
 def test_json_is_one_object_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
