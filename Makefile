@@ -7,8 +7,8 @@ help:       ## show this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 study: dev  ## search the digits task (three minutes on two cores) and print what was found
 	$(BIN)/paretune study experiment=digits
-test: dev   ## the whole default test suite
-	$(BIN)/pytest
+test: dev   ## the whole default test suite, a process per core
+	$(BIN)/pytest -n auto --dist worksteal
 check: dev  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

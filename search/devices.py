@@ -9,6 +9,7 @@ import yaml
 
 from paretune.conf.settings import Settings
 from paretune.costs.devices import parse_hardware
+from paretune.costs.energy import per_buffer_bit
 from paretune.costs.hardware import Hardware
 from paretune.errors import ParetuneError, pick
 from paretune.export.latency import Timing
@@ -24,10 +25,13 @@ def hardware_of(asked: str | Mapping[str, Any]) -> Hardware:
 
     Raises:
         ParetuneError: an unknown name, a file that cannot be read, a setting or a table's entry that is missing or
-        wrong.
+        wrong, a table without a memory as large as the buffer.
     """
     plain = packaged("hardware", asked) if isinstance(asked, str) else asked
-    return parse_hardware(plain, lambda name: packaged("energy", name))
+    found = parse_hardware(plain, lambda name: packaged("energy", name))
+    for table in (found.energy, found.relative_energy):
+        per_buffer_bit(table, found.buffer_bytes)  # a memory that is too small is found now, not in the first trial
+    return found
 
 
 def hardware_in(settings: Settings) -> Hardware | None:

@@ -249,7 +249,10 @@ def test_a_file_goes_alone_and_must_be_there(tmp_path: Path) -> None:
     assert asked_plan({}, watched()) == DENSE
 
 
-def test_the_page_holds_every_column_and_every_total(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_holds_every_column_and_every_total(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     show("hand", watched(), {**HALF, "sparsity": 0.5}, ARRAY, as_json=False)
     out = capsys.readouterr().out
     assert max(len(line) for line in out.partition("Channel groups")[0].splitlines() if "  " in line) <= 220

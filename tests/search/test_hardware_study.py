@@ -1,0 +1,284 @@
+"""Hardware in a study and in `inspect`: what is counted on it, what a budget on it saves, and what is refused how."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from tiny_task import tiny_task
+
+from paretune.costs.table import static_costs
+from paretune.errors import ParetuneError
+from paretune.plan import DENSE
+from paretune.profile import profile
+from paretune.search import check, confirm
+from paretune.search.devices import hardware_of, packaged
+from paretune.search.door import main
+from paretune.search.read import read_findings
+from paretune.search.study import run_study
+
+SPACE = {
+    "groups": [{"match": "*", "ratio": [0.0, 0.25, 0.5]}],
+    "layers": [{"match": "*", "weight_bits": [4, 8]}],
+    "activation_bits": [4, 8],
+    "criterion": "l2",
+    "recover": {"epochs": 1, "lr": 0.02},
+}
+MINE = {"engine": "systolic", "rows": 4, "columns": 4, "energy": "horowitz_45nm", "relative_energy": "eyeriss"}
+PAID = ("top1_error", "cycles", "energy_pj")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return tiny_task()
+
+
+def cycles_of_dense(rows, columns):
+    """Σ ⌈positions / R⌉ ⌈filters / C⌉ (2 R + C + inner - 2) of TinyNet, outputs staying in place."""
+    layers = [(36, 9, 8), (36, 72, 8), (1, 8, 3)]  # positions, inner, filters
+    return sum(-(-p // rows) * -(-f // columns) * (2 * rows + columns + inner - 2) for p, inner, f in layers)
+
+
+def searched(task, out, **changes):
+    """A study of six controls and four searched trials."""
+    given = {"space": SPACE, "trials": 10, "population": 4, "hardware": "systolic_16x16", "out": out}
+    return run_study(task, **(given | changes))
+
+
+@pytest.fixture(scope="module")
+def study(task, tmp_path_factory):
+    return searched(task, tmp_path_factory.mktemp("results") / "array", objectives=PAID)
+
+
+def test_objectives_of_the_hardware_are_counted_and_make_the_front(study):
+    table = pd.read_csv(study.folder / "trials.csv")
+    assert {*PAID, "activation_bytes", "energy_relative", "parallel_cycles"} <= set(table.columns)
+    assert "luts" not in table.columns
+    assert table["cycles"][0] == cycles_of_dense(16, 16)
+    points = table[list(PAID)].to_numpy()
+    beaten = [((points <= point).all(axis=1) & (points < point).any(axis=1)).any() for point in points]
+    assert set(table["trial"][table["on_front"]]) <= {n for n, lost in enumerate(beaten) if not lost}
+    assert len(pd.read_csv(study.folder / "front.csv")) == table["on_front"].sum() >= 2
+
+
+def test_a_folder_read_again_knows_the_hardware_and_its_dense_costs(study):
+    found = read_findings(study.folder)
+    assert [objective.name for objective in found.objectives] == list(PAID)
+    assert found.reference["cycles"] == cycles_of_dense(16, 16)
+    dense = static_costs(profile(found.inventory, DENSE), hardware_of("systolic_16x16"))
+    assert {name: found.reference[name] for name in dense} == dense
+    assert "modelled" in found.objectives[1].definition
+    assert "systolic_16x16" in (study.folder / "report.html").read_text()
+
+
+def test_a_missed_budget_ends_a_quantized_trial_before_any_training(study, task, tmp_path):
+    """Budgets that the seventh trial, the first searched one, misses by a little: each alone would end it."""
+    first = study.findings().trials[6]
+    assert any(row.weight_bits < 32 for row in first.plan.layers)
+    budget = {cost: first.values[cost] * 0.999 for cost in ("cycles", "energy_pj", "activation_bytes")}
+    found = searched(task, tmp_path / "tiny", objectives=PAID, trials=7, budget=budget | {"size_bytes": 500}).findings()
+    over = found.trials[6]
+    assert over.plan.key == first.plan.asked.key
+    assert (over.status, over.rungs, set(over.seconds)) == ("over_budget", (), {"plan"})
+    # not the size: how small the codes get is known once they are trained
+    assert over.reason == ", ".join(f"{cost} {first.values[cost]:g} > {limit:g}" for cost, limit in budget.items())
+    assert first.values["size_bytes"] > 500
+    assert over.values["cycles"] == first.values["cycles"]
+    assert "top1_error" not in over.values
+    assert found.trials[0].status == "done"  # controls are scored whatever they cost
+    assert not found.trials[0].feasible
+
+
+def test_a_study_goes_on_with_its_hardware_only(study, task):
+    before = study.findings().trials
+    for hardware, words in (
+        ("mcu", r"another hardware\.name \(systolic_16x16, now mcu\), another hardware\.buffer_bytes .* more changes;"),
+        (packaged("hardware", "systolic_16x16") | {"rows": 8}, r"with another hardware\.rows \(16, now 8\); give this"),
+    ):
+        with pytest.raises(ParetuneError, match=words):
+            searched(task, study.folder, objectives=PAID, hardware=hardware)
+    same = packaged("hardware", "systolic_16x16")
+    more = searched(task, study.folder, objectives=PAID, hardware=same, trials=11).findings().trials
+    assert [trial.plan for trial in more[:10]] == [trial.plan for trial in before[:10]]
+    assert len(more) == 11
+
+
+@pytest.mark.parametrize("kind", ["name", "dict", "file", "path"])
+def test_hardware_from_python(task, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text(yaml.safe_dump(MINE))
+    given = {"name": "systolic_16x16", "dict": {"name": "my", **MINE}, "file": "my.yaml", "path": Path("my.yaml")}
+    found = searched(task, tmp_path / "tiny", hardware=given[kind], trials=1).findings()
+    side, name = (16, "systolic_16x16") if kind == "name" else (4, "my")
+    assert found.trials[0].values["cycles"] == found.reference["cycles"] == cycles_of_dense(side, side)
+    assert found.provenance["hardware"]["name"] == name
+
+
+def test_a_space_may_be_a_file_too(task, tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SPACE))
+    assert len(searched(task, tmp_path / "tiny", space=str(tmp_path / "mine.yaml"), trials=1).findings().trials) == 1
+
+
+def test_a_study_outlives_the_files_of_its_hardware(task, tmp_path, monkeypatch):
+    """What is exported is told the costs of the hardware that was searched for, although its table has gone."""
+    monkeypatch.chdir(tmp_path)
+    Path("table.yaml").write_text(yaml.safe_dump(packaged("energy", "horowitz_45nm") | {"dram": 1000.0}))
+    study = searched(task, tmp_path / "tiny", hardware={"name": "my", **MINE, "energy": "table.yaml"}, trials=2)
+    Path("table.yaml").unlink()
+    told = []
+    monkeypatch.setattr(confirm, "write_artifact", lambda out, scores, **rest: told.append(scores))
+    monkeypatch.setattr(confirm, "verify_with", lambda out, task: None)
+    study.export("trial=1", tmp_path / "model", latency=False)
+    assert told[0]["energy_pj"] == study.findings().trials[1].values["energy_pj"]
+
+
+def test_a_rate_may_aim_at_cycles(task, tmp_path):
+    aim = {"rule": "target", "target": {"cost": "cycles", "share": 0.47, "of": "uniform"}}
+    study = searched(task, tmp_path / "tiny", hardware={"name": "my", **MINE}, space=SPACE | {"rate": aim}, trials=2)
+    trial = study.findings().trials[1]
+    assert (trial.status, len(trial.notes)) == ("done", 1)
+    assert trial.values["cycles"] / cycles_of_dense(4, 4) == pytest.approx(0.47, rel=0.011)
+
+
+def test_a_rate_cannot_aim_at_what_the_hardware_lacks_or_may_raise(task, tmp_path):
+    pipeline = packaged("hardware", "fpga_pe16") | {"target_cycles": 100}
+    for cost, hardware, words in (
+        ("cycles", pipeline, "'cycles' may rise as layers get narrower on hardware=fpga_pe16.*take one of params"),
+        ("luts", "systolic_16x16", "'luts' is not told of hardware=systolic_16x16, which has the engine 'systolic'"),
+        ("cycels", "systolic_16x16", "no cost is called 'cycels'. Did you mean 'cycles'"),
+    ):
+        space = SPACE | {"rate": {"rule": "target", "target": {"cost": cost}}}
+        with pytest.raises(ParetuneError, match=words):
+            searched(task, tmp_path / "tiny", hardware=hardware, space=space)
+    assert list(tmp_path.iterdir()) == []
+
+
+# From here on through the door.
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run a command in a folder with files of the user's; gives (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "warn_if_stuck_here", lambda bench: None)  # takes a second, and test_door.py has it
+    conf = tmp_path / "my_conf" / "task"
+    conf.mkdir(parents=True)
+    (conf / "tiny.yaml").write_text("_target_: tiny_task.tiny_task\nname: tiny\n")
+    table = packaged("energy", "horowitz_45nm")
+    files = {
+        "my": MINE, "few": {key: value for key, value in table.items() if key != "dram"}, "list": [1, 2], "empty": None,
+        "small": {**table, "buffer": [[1024, 0.1]]},
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text("" if content is None else yaml.safe_dump(content))
+    (tmp_path / "broken.yaml").write_text("rows: [1, 2\ncolumns: 3\n")
+
+    def run(*words):
+        with pytest.raises(SystemExit, match=r"\d") as left:
+            main(words)
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    return run
+
+
+STUDY = ("study", "--config-dir", "my_conf", "task=tiny", "space.recover.epochs=1", "study.trials=1")
+ARRAY = "hardware=systolic_16x16"
+UNKNOWN = r"no hardware is called 'systolc'\. Did you mean 'systolic_16x16'\? Known: cpu"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hardware=systolc"], UNKNOWN),
+        (["hardware=gone.yaml"], r"gone\.yaml cannot be read \(No such file or directory\); the working folder is /"),
+        (["hardware=list.yaml"], r"list\.yaml holds a list; it must be a table of keys, as in conf/hardware/\*\.yaml"),
+        (["hardware=empty.yaml"], r"empty\.yaml is empty; it must be a table of keys"),
+        (["hardware=broken.yaml"], r"broken\.yaml is no YAML \(while parsing a flow sequence in .* line 1, column 7"),
+        (["hardware=few.yaml"], r"hardware has no entry '\w+'\..*Known: name, engine"),
+        ([ARRAY, "hardware.rows=0"], r"hardware\.rows must be 1 or more, got 0"),
+        (["hardware=my.yaml", "hardware.rows=0"], r"hardware\.rows must be 1 or more, got 0"),
+        (["hardware=my.yaml", "++hardware.rows=0"], r"hardware\.rows must be 1 or more, got 0"),
+        (["hardware=my.yaml", "hardware.row=8"], r"hardware has no entry 'row'\. Did you mean 'rows'\?"),
+        (["hardware=my.yaml", "~hardware.rows"], r"~hardware\.rows: take it out of my\.yaml instead"),
+        ([ARRAY, "hardware.row=8"], r"no config key is called 'hardware\.row'\. Did you mean 'hardware\.rows'\?"),
+        ([ARRAY, "hardware.pe=8"], r"leaves 'hardware\.pe' at its default; to set it, write \+hardware\.pe="),
+        ([ARRAY, "+hardware.pe=8"], r"hardware\.pe belongs to engine 'finn'.*'systolic', which has rows, columns"),
+        ([ARRAY, "hardware.energy=few.yaml"], r"energy table 'few\.yaml' has no entry 'dram'; it needs unit, source"),
+        ([ARRAY, "hardware.energy=small.yaml"], r"table 'small' has no memory of 131072 bytes; its largest is 1024 by"),
+        ([ARRAY, "hardware.energy=eyeris"], r"no energy table is called 'eyeris'\. Did you mean 'eyeriss'\?"),
+        ([ARRAY, "hardware.energy=eyeriss"], r"must be a table in pJ, got 'eyeriss' in"),
+        (
+            [ARRAY, "objectives=[top1_error,luts]"],
+            r"'luts' is known of the engine 'finn', such as hardware=fpga_pe16, and hardware=systolic_16x16 has 'sys",
+        ),
+        (["budget.luts=5"], r"'luts' is known of the engine 'finn', such as hardware=fpga_pe16, and hardware=edge_npu"),
+        ([ARRAY, "budget.cycles=10"], r"budget\.cycles=10 cannot be met: the space reaches \d+ at least"),
+        (["objectives=[top1_error,latency_ms]"], r"latency_ms is measured in .*; switch that on with latency\.study=t"),
+        (["latency.study=true", "latency.repeats=2"], r"latency\.repeats must be 3 or more, got 2"),
+        (["task=torchvision"], r"task 'torchvision' has a model but neither data .*: it can be inspected, not searche"),
+    ],
+)
+def test_hardware_that_cannot_be_is_refused_in_one_line(call, tmp_path, words, message):
+    before = set(tmp_path.rglob("*"))
+    code, out, error = call(*STUDY, *words)
+    assert re.search(message, error)
+    assert (code, out, error.count("\n"), error[:10]) == (2, "", 1, "paretune: ")
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_file_is_changed_by_words_and_the_last_hardware_wins(call):
+    mine = (*STUDY, "hardware=my.yaml", "hardware.rows=8")
+    assert call(*mine)[0] == 0
+    assert read_findings(Path("results/tiny")).reference["cycles"] == cycles_of_dense(8, 4)
+    code, _, error = call(*STUDY, "hardware=my.yaml")
+    assert code == 2
+    assert "results/tiny holds a study with another hardware.rows (8, now 4); give this one its own" in error
+    assert call(*mine, "study.trials=2")[0] == 0
+    assert len(read_findings(Path("results/tiny")).trials) == 2
+    assert call(*STUDY, "hardware=my.yaml", ARRAY, "study.name=last")[0] == 0
+    assert read_findings(Path("results/last")).reference["cycles"] == cycles_of_dense(16, 16)
+
+
+def test_latency_is_measured_where_it_is_asked_for(call):
+    code, out, _ = call(
+        *STUDY, "objectives=[top1_error,latency_ms,size_bytes]", "study.trials=2", "latency.study=true",
+        "latency.repeats=3", "latency.warmup=0",
+    )  # fmt: skip
+    assert (code, "report.html" in out) == (0, True)
+    found = read_findings(Path("results/tiny"))
+    assert found.objectives[1].definition.startswith("measured: median")
+    assert all(trial.status == "done" and 0 < trial.values["latency_ms"] < 1000 for trial in found.trials)
+    assert all(trial.seconds["latency"] > 0 for trial in found.trials)
+    assert found.reference["latency_ms"] == found.trials[0].values["latency_ms"]
+    assert {"latency_ms", "cycles"} <= set(pd.read_csv("results/tiny/trials.csv").columns)
+    assert "measured: median" in Path("results/tiny/report.html").read_text()
+
+
+BARE = ("task=torchvision", "task.model=alexnet")
+OTHER = r"give it another task\.input_shape"
+TINY = ("--config-dir", "my_conf", "task=tiny")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*BARE, "task.input_shape=[3,32,32]"], rf"fails on an example of shape \(1, 3, 32, 32\): .*small; {OTHER}"),
+        ([*BARE, "task.input_shape=[1,224,224]"], rf"fails on an example of shape \(1, 1, 224, 224\): .*; {OTHER}"),
+        ([*BARE, "task.input_shape=[3,0,32]"], r"must be \[channels, height, width\], in positive whole numbers; got"),
+        ([BARE[0], "task.model=resnet81"], r"no torchvision model is called 'resnet81'\. Did you mean 'resnet"),
+        ([*TINY, "plan.weight_bits=9"], r"plan\.weight_bits: bits are whole numbers from 1 to 8, .*got 9"),
+        ([*TINY, "+plan.weight_bits=9"], r"plan\.weight_bits: bits are whole numbers from 1 to 8, .*got 9"),
+        ([*TINY, "plan.ratio=1"], r"plan\.ratio: a ratio is the share removed, in \[0, 1\), got 1"),
+        ([*TINY, "plan.weigth_bits=8"], r"plan has no key 'weigth_bits'\. Did you mean 'weight_bits'\?"),
+        ([*TINY, "hardware.rows=0"], r"hardware\.rows must be 1 or more, got 0"),
+        ([*TINY, "hardware=systolc"], UNKNOWN),
+        ([*TINY, ARRAY, "hardware.energy=few.yaml"], r"energy table 'few\.yaml' has no entry 'dram'; it needs unit"),
+    ],
+)
+def test_inspect_refuses_in_one_line_and_prints_nothing(call, words, message):
+    code, out, error = call("inspect", *words)
+    said = [line for line in error.splitlines() if not line.startswith("looking for channel groups")]
+    assert re.search(f"^paretune: .*{message}", "\n".join(said), flags=re.DOTALL)
+    assert (code, out, len(said)) == (2, "", 1)
