@@ -31,8 +31,9 @@ ABOUT = (
     "Networks made for CIFAR with random weights, every group cut by the same ratio, all layers at the same bits; "
     f"graphs of one network are timed run by run in turn in one process, {TIMING.repeats} rounds, one sample, one "
     f"thread. Cycles are modelled on `hardware={HARDWARE}`. Ratios are to the uncut float graph of the same run. The "
-    "last rows are rank correlations (Spearman) of each cost with the measured median: over the widths at one "
-    "bit-width, and over all graphs of a network."
+    "last rows are rank correlations (Spearman) of each cost with the measured median, over the widths at one "
+    "bit-width and over all graphs of a network; and, over the float widths, the mean distance between a cost's ratio "
+    "and the latency's."
 )
 
 
@@ -81,6 +82,12 @@ def rows() -> Iterator[Sequence[str]]:
             ]
             called = "all" if bits is None else "float" if bits == FLOAT else str(bits)
             correlations.append((f"rank correlation, {name}", called, "", *(f"{rank:.2f}" for rank in ranks), "", ""))
+        floats = range(1, len(RATIOS))
+        far = [
+            np.mean([abs(costs[i][which] / costs[0][which] - medians[i] / medians[0]) for i in floats])
+            for which in COSTS
+        ]
+        correlations.append((f"mean distance of ratios, {name}", "float", "", *(f"{one:.3f}" for one in far), "", ""))
     yield from correlations
 
 

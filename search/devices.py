@@ -62,7 +62,7 @@ def packaged(group: str, name: str) -> dict[str, Any]:
         return plain if group == "space" else {"name": Path(name).stem, **plain}
     files = (resources.files("paretune.conf") / group).iterdir()
     known = {path.name.removesuffix(".yaml"): path for path in files if path.name.endswith(".yaml")}
-    return dict(yaml.safe_load(pick(known, name, KINDS.get(group, group)).read_text()))
+    return dict(yaml.safe_load(pick(dict(sorted(known.items())), name, KINDS.get(group, group)).read_text()))
 
 
 def _read(path: Path, group: str) -> dict[str, Any]:
