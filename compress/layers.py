@@ -5,7 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,15 @@ from paretune.inventory import Inventory, Kind, Layer, Size
 
 STATISTICS = ("running_mean", "running_var")
 NOTHING = torch.empty(0)
-Shapes = tuple[tuple[int, ...], tuple[int, ...], int]  # input and output without the batch axis, numbers in the output
+
+
+class Call(NamedTuple):
+    """One call of a module: shapes of its input and output without the batch axis, and the numbers in them with it."""
+
+    given: tuple[int, ...]
+    made: tuple[int, ...]
+    read: int
+    wrote: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +49,7 @@ def watch(model: nn.Module, example: Tensor) -> Watched:
         ParetuneError: the forward fails on `example`.
     """
     owners = {name: module for name, module in model.named_modules() if own_floats(module)}
-    calls: dict[str, list[Shapes]] = {}
+    calls: dict[str, list[Call]] = {}
     handles = [
         module.register_forward_hook(_recorder(name, calls), with_kwargs=True) for name, module in owners.items()
     ]
@@ -131,7 +139,7 @@ def _divisors(inventory: Inventory, trace: Trace, samples: int) -> list[int]:
     return divisors
 
 
-def _seen(model: nn.Module, example: Tensor, calls: dict[str, list[Shapes]]) -> Trace | None:
+def _seen(model: nn.Module, example: Tensor, calls: dict[str, list[Call]]) -> Trace | None:
     """Runs the forward once; if it does not bear being watched, a second time as it is."""
     try:
         return _traced(model, example)
@@ -165,10 +173,12 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
-def _recorder(name: str, calls: dict[str, list[Shapes]]) -> Any:
+def _recorder(name: str, calls: dict[str, list[Call]]) -> Any:
     def record(_: nn.Module, given: Any, named: Any, made: Any) -> None:
         entered, left = (next(tensors(value), NOTHING) for value in ((given, named), made))
-        calls.setdefault(name, []).append((tuple(entered.shape[1:]), tuple(left.shape[1:]), left.numel()))
+        calls.setdefault(name, []).append(
+            Call(tuple(entered.shape[1:]), tuple(left.shape[1:]), entered.numel(), left.numel())
+        )
 
     return record
 
@@ -190,13 +200,17 @@ def _kind(module: nn.Module, called: bool) -> Kind:
     return "linear" if isinstance(module, nn.Linear) else "other"
 
 
-def _layer(name: str, module: nn.Module, calls: list[Shapes], batch: int) -> Layer:
+def _layer(name: str, module: nn.Module, calls: list[Call], batch: int) -> Layer:
     kind, own = _kind(module, bool(calls)), own_floats(module)
     learned = sum(tensor.numel() for tensor in own.values() if isinstance(tensor, nn.Parameter))
     # A batch norm without weight has running statistics, or it would hold nothing and not be here.
     shape = (learned,) if kind == "other" else tuple(own.get("weight", own.get(STATISTICS[0], torch.empty(0))).shape)
-    given, made, _ = calls[0] if calls else ((), (), 0)
+    given, made = (calls[0].given, calls[0].made) if calls else ((), ())
     weighted = kind in ("conv", "linear")
+    groups = int(getattr(module, "groups", 1)) if kind == "conv" else 1
+    if weighted and 0 in shape:
+        raise ParetuneError(f"layer '{name}' has a weight of shape {shape}: there is nothing to compute with")
+    inputs = shape[1] * groups if weighted else 1
     return Layer(
         name=name,
         kind=kind,
@@ -204,8 +218,9 @@ def _layer(name: str, module: nn.Module, calls: list[Shapes], batch: int) -> Lay
         bias=kind != "other" and "bias" in own,
         affine="weight" in own or kind != "norm",
         buffers=sum(tensor.numel() for tensor in own.values()) - learned,
-        groups=int(getattr(module, "groups", 1)) if kind == "conv" else 1,
-        positions=sum(count for *_, count in calls) // (shape[0] * batch) if weighted else 1,
+        groups=groups,
+        positions=sum(call.wrote for call in calls) // (shape[0] * batch) if weighted else 1,
+        reads=sum(call.read for call in calls) // (inputs * batch) if weighted and len(calls) > 1 else 0,
         input_shape=given,
         output_shape=made,
     )

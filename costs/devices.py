@@ -12,6 +12,7 @@ from paretune.errors import ParetuneError, near_miss
 CHOICES: Mapping[str, tuple[str, ...]] = {"engine": ENGINES, "dataflow": DATAFLOWS, "skips": SKIPS}
 SIZES = ("rows", "columns", "pe", "simd", "target_cycles", "accumulator_bits", "buffer_bytes", "accelerators")
 TABLES = ("energy", "relative_energy")
+RELATIVE = "16-bit MACs"
 DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(Hardware)}
 # What only one engine looks at.
 OF_ENGINE: Mapping[str, tuple[str, ...]] = {
@@ -35,10 +36,15 @@ def parse_hardware(plain: Mapping[str, Any], energy: Callable[[str], Mapping[str
     found: dict[str, Any] = {key: _setting(key, value) for key, value in plain.items() if key not in TABLES}
     _check_engine(found)
     tables = {key: _table(key, plain[key], energy) for key in TABLES}
+    if (unit := tables["relative_energy"].unit) != RELATIVE:
+        raise ParetuneError(
+            f"hardware.relative_energy must be a table in {RELATIVE}, got '{tables['relative_energy'].name}' in "
+            f"{unit}; a table in pJ goes to hardware.energy"
+        )
     if (unit := tables["energy"].unit) != "pJ":
         raise ParetuneError(
             f"hardware.energy must be a table in pJ, got '{tables['energy'].name}' in {unit}; "
-            "hardware.relative_energy takes a table in any unit"
+            f"a table in {RELATIVE} goes to hardware.relative_energy"
         )
     return Hardware(**found, energy=tables["energy"], relative_energy=tables["relative_energy"])
 

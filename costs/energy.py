@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from math import log
 
+from paretune.costs.folding import adds_only
 from paretune.costs.hardware import Energy, Hardware, Work
-from paretune.costs.skipping import filter_lanes, run_macs
+from paretune.costs.skipping import in_float
 from paretune.errors import ParetuneError
 from paretune.plan import FLOAT
 from paretune.profile import Row
@@ -28,11 +29,11 @@ class Spent:
 def energy_of(row: Row, work: Work, hardware: Hardware, table: Energy) -> Spent:
     """Energy of one sample through a row, in the unit of `table`.
 
-    operations: MACs carried out (masked ones too, unless `hardware` skips them), each as in `mac_energy`. register:
-    each of them reads a weight, an activation and a partial sum and writes the sum back. buffer: the traffic in
-    `work`, of outputs at the width of the accumulator, because what the next layer reads them in is not known here.
-    dram: `weight_bits_stored`, once; and the activations, read and written once at the row's activation bits, where
-    more of them are alive than the buffer holds. A row without MACs has only the DRAM traffic of its floats.
+    operations: `work.macs`, each as in `mac_energy`. register: each of them reads a weight, an activation and a partial
+    sum and writes the sum back. buffer: the traffic in `work`, of outputs at the width of the accumulator. dram:
+    `weight_bits_stored`, once, but not of a FINN-style engine, which keeps all weights on chip; and, where more
+    activations are alive than the buffer holds, those it reads, at its activation bits, and those it writes, at the
+    bits of whoever reads them. A row without MACs has only the DRAM traffic of its floats.
 
     All of it is known before training. The levels are those of Eyeriss (Chen et al. 2017,
     https://doi.org/10.1109/JSSC.2016.2616357), the accesses that are counted at each are our reading. Not counted:
@@ -41,15 +42,17 @@ def energy_of(row: Row, work: Work, hardware: Hardware, table: Energy) -> Spent:
     Raises:
         ParetuneError: the table has no memory as large as the buffer.
     """
-    done, bits = run_macs(row, hardware, filter_lanes(hardware)), _accumulator_bits(row, hardware)
+    done, bits = work.macs, _accumulator_bits(row, hardware)
     access = row.weight_bits + row.activation_bits + 2 * bits
     moved = work.weights_read * row.weight_bits + work.inputs_read * row.activation_bits + work.outputs_moved * bits
-    spilled = (row.inputs + row.outputs) * row.activation_bits if row.alive_bytes > hardware.buffer_bytes else 0
+    written = row.outputs * (row.output_bits or row.activation_bits)
+    spilled = row.inputs * row.activation_bits + written if row.alive_bytes > hardware.buffer_bytes else 0
+    fetched = 0 if hardware.engine == "finn" and row.macs else weight_bits_stored(row)
     return Spent(
         operations=done * mac_energy(row, hardware, table),
         register=done * access * table.register,
         buffer=moved * per_buffer_bit(table, hardware.buffer_bytes),
-        dram=(weight_bits_stored(row) + spilled) * table.dram,
+        dram=(fetched + spilled) * table.dram,
     )
 
 
@@ -57,9 +60,9 @@ def mac_energy(row: Row, hardware: Hardware, table: Energy) -> float:
     """Energy of one multiply-accumulate; float if either side is, and only the addition where `ternary_adds` saves the
     multiplication.
     """
-    floats = _is_float(row)
+    floats = in_float(row)
     add = table.float_add if floats else table.add * hardware.accumulator_bits
-    if hardware.ternary_adds and row.weight_bits <= 2:
+    if adds_only(row, hardware):
         return add
     if floats:
         return table.float_multiply + add
@@ -103,9 +106,5 @@ def per_buffer_bit(table: Energy, size: int) -> float:
     )
 
 
-def _is_float(row: Row) -> bool:
-    return max(row.weight_bits, row.activation_bits) >= FLOAT
-
-
 def _accumulator_bits(row: Row, hardware: Hardware) -> int:
-    return FLOAT if _is_float(row) else hardware.accumulator_bits
+    return FLOAT if in_float(row) else hardware.accumulator_bits

@@ -16,7 +16,7 @@ from paretune.costs.folding import (
     uses_dsps,
 )
 from paretune.costs.hardware import Hardware, Work
-from paretune.plan import FLOAT
+from paretune.costs.skipping import in_float, kept_macs
 from paretune.profile import Row
 
 DSP_INPUT = 48  # operand bits of a multiplication that one DSP block takes
@@ -34,7 +34,7 @@ class Resources:
 
 
 NOTHING = Resources(luts=0, dsps=0, brams=0)
-IDLE = Work(cycles=0, passes=0, utilisation=0.0, weights_read=0, inputs_read=0, outputs_moved=0)
+IDLE = Work(cycles=0, macs=0, passes=0, utilisation=0.0, weights_read=0, inputs_read=0, outputs_moved=0)
 
 
 def finn_work(row: Row, hardware: Hardware) -> Work:
@@ -58,8 +58,9 @@ def finn_work(row: Row, hardware: Hardware) -> Work:
     words = shape.outer * -(-shape.width // pe) * -(-inner // simd) * shape.positions
     return Work(
         cycles=cycles,
+        macs=macs,
         passes=shape.folds(pe, simd),
-        utilisation=macs / (cycles * pe * simd) if cycles else 0.0,
+        utilisation=kept_macs(row) / (cycles * pe * simd) if cycles else 0.0,
         weights_read=cycles * pe * simd,
         inputs_read=words * simd * (pe if depthwise(row) else 1),
         outputs_moved=row.positions * row.channels,
@@ -123,7 +124,7 @@ def brams(width: int, depth: int) -> int:
 
 
 def floats(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The rows that multiply with a float operand: counted as if it were an integer of 32 bits, which the engine,
-    made for integers, cannot really run.
+    """The rows that multiply with a float operand, the levels of a codebook among them: counted as if it were an
+    integer of 32 bits (or of a code's bits), which the engine, made for integers, cannot really run.
     """
-    return tuple(row.name for row in rows if runs(row) and FLOAT in (row.weight_bits, row.activation_bits))
+    return tuple(row.name for row in rows if runs(row) and in_float(row))

@@ -106,8 +106,8 @@ def uses_dsps(row: Row) -> bool:
 
 
 def adds_only(row: Row, hardware: Hardware) -> bool:
-    """True if the row's weights, -1, 0 and 1, need no multiplier on this hardware."""
-    return hardware.ternary_adds and row.weight_bits <= 2
+    """True if the row's weights are -1, 0 and 1 and need no multiplier on this hardware."""
+    return hardware.ternary_adds and row.weight_bits <= 2 and row.quantizer != "codebook"
 
 
 def lane_luts(row: Row, hardware: Hardware) -> int:

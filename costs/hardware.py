@@ -67,12 +67,14 @@ class Hardware:
 class Work:
     """What one row of a profile keeps a piece of hardware busy with.
 
-    `passes` are the tiles that run one after the other, `utilisation` the share of multiplier-cycles that do a MAC, in
-    [0, 1]. `weights_read`, `inputs_read` and `outputs_moved` are numbers that cross between the buffer and the array,
-    repeats included; partial sums that go out and come back count both ways.
+    `macs` are those that are carried out, masked ones too unless they are skipped, `passes` the tiles that run one
+    after the other, `utilisation` the share of multiplier-cycles that do a MAC, in [0, 1]. `weights_read`,
+    `inputs_read` and `outputs_moved` are numbers that cross between the buffer and the array, repeats included; partial
+    sums that go out and come back count both ways.
     """
 
     cycles: int
+    macs: int
     passes: int
     utilisation: float
     weights_read: int

@@ -64,7 +64,9 @@ def parallel_cycles(rows: Iterable[Row], hardware: Hardware, work: Callable[[Row
 
     Sending the input of a partitioned layer round, and fetching its output, is left out.
     """
-    return sum(_slowest(_cycles(row, work), hardware) if _cut(row) else work(row).cycles for row in rows)
+    return sum(
+        _turns(row.parts, hardware) * work(block_row(row)).cycles if _cut(row) else work(row).cycles for row in rows
+    )
 
 
 def dense_row(row: Row) -> Row:
@@ -72,14 +74,9 @@ def dense_row(row: Row) -> Row:
     return _unmasked(row, row.inner, row.channels)
 
 
-def block_rows(row: Row) -> tuple[Row, ...]:
-    """Each block of a partitioned layer as a dense layer of its own, the largest first.
-
-    Inputs and outputs are dealt out as evenly as can be; where K does not divide them, some blocks have one more, those
-    with one more input first being those with one more output.
-    """
-    inputs, outputs = _dealt(row.inner, row.parts), _dealt(row.channels, row.parts)
-    return tuple(_unmasked(row, inner, channels) for inner, channels in zip(inputs, outputs, strict=True))
+def block_row(row: Row) -> Row:
+    """One of the equal blocks of a partitioned layer as a dense layer of its own."""
+    return _unmasked(row, row.inner // row.parts, row.channels // row.parts)
 
 
 def _cut(row: Row) -> bool:
@@ -87,24 +84,18 @@ def _cut(row: Row) -> bool:
 
 
 def _split(row: Row, hardware: Hardware, work: Callable[[Row], Work], spent: Callable[[Row, Work], float]) -> Split:
-    dense = dense_row(row)
-    done = work(dense)
-    cycles = _cycles(row, work)
+    dense, block = dense_row(row), block_row(row)
+    done, one = work(dense), work(block)
     return Split(
         name=row.name,
         parts=row.parts,
         accelerators=_sharing(row.parts, hardware),
         dense_cycles=done.cycles,
-        serial_cycles=sum(cycles),
-        parallel_cycles=_slowest(cycles, hardware),
+        serial_cycles=row.parts * one.cycles,
+        parallel_cycles=_turns(row.parts, hardware) * one.cycles,
         dense_energy=spent(dense, done),
-        blocks_energy=sum(spent(block, work(block)) for block in block_rows(row)),
+        blocks_energy=row.parts * spent(block, one),
     )
-
-
-def _cycles(row: Row, work: Callable[[Row], Work]) -> list[int]:
-    """Cycles of every block on an accelerator."""
-    return [work(block).cycles for block in block_rows(row)]
 
 
 def _sharing(parts: int, hardware: Hardware) -> int:
@@ -112,15 +103,9 @@ def _sharing(parts: int, hardware: Hardware) -> int:
     return min(parts, hardware.accelerators or parts)
 
 
-def _slowest(cycles: list[int], hardware: Hardware) -> int:
-    """Cycles of the accelerator that is done last; blocks are dealt out in turn, so none has more than ⌈K / K'⌉."""
-    count = _sharing(len(cycles), hardware)
-    return max(sum(cycles[first::count]) for first in range(count))
-
-
-def _dealt(number: int, parts: int) -> list[int]:
-    """Shares that differ by one at most, the larger first."""
-    return [number // parts + (part < number % parts) for part in range(parts)]
+def _turns(parts: int, hardware: Hardware) -> int:
+    """How many blocks, one after the other, the busiest accelerator runs."""
+    return -(-parts // _sharing(parts, hardware))
 
 
 def _unmasked(row: Row, inner: int, channels: int) -> Row:

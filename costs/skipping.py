@@ -2,6 +2,7 @@
 
 from paretune.costs.hardware import Hardware
 from paretune.costs.storage import has_positions
+from paretune.plan import FLOAT
 from paretune.profile import Row
 
 
@@ -16,10 +17,15 @@ def streamed(row: Row, hardware: Hardware, lanes: int) -> tuple[int, int, int, i
     array reaches. What is kept is what the mask leaves, whatever training makes zero besides: known before training.
     """
     if not skipped(row, hardware, lanes):
-        return row.groups, row.positions, row.inner, row.filters
+        return whole(row)
     if row.pattern == "partition":
         return row.groups * row.parts, row.positions, row.inner // row.parts, row.filters // row.parts
     return row.groups, row.positions, -(-row.inner * row.kept // row.weights), row.filters
+
+
+def whole(row: Row) -> tuple[int, int, int, int]:
+    """(groups, positions, inner, filters) of the row with every masked weight in its place."""
+    return row.groups, row.positions, row.inner, row.filters
 
 
 def skipped(row: Row, hardware: Hardware, lanes: int) -> bool:
@@ -33,19 +39,11 @@ def skipped(row: Row, hardware: Hardware, lanes: int) -> bool:
     return row.pattern == "pe_block" and row.block > 0 and row.block % lanes == 0
 
 
+def in_float(row: Row) -> bool:
+    """True if the row multiplies floats: one side is not quantized, or its codes stand for the levels of a codebook."""
+    return max(row.weight_bits, row.activation_bits) >= FLOAT or row.quantizer == "codebook"
+
+
 def kept_macs(row: Row) -> int:
     """MACs of one sample without those of masked weights, whether hardware skips them or not."""
     return row.macs * row.kept // row.weights if row.weights else row.macs
-
-
-def run_macs(row: Row, hardware: Hardware, lanes: int) -> int:
-    """MACs of one sample that the hardware carries out: those of masked weights too, unless it skips them."""
-    return kept_macs(row) if skipped(row, hardware, lanes) else row.macs
-
-
-def filter_lanes(hardware: Hardware) -> int:
-    """Filters that run at a time: columns of an array, or the processing elements of a shared engine.
-
-    With `target_cycles` every layer has a count of its own; this is then only `pe`, by default 1, which any block fits.
-    """
-    return hardware.columns if hardware.engine == "systolic" else hardware.pe

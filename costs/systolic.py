@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 
 from paretune.costs.hardware import Hardware, Work
-from paretune.costs.skipping import kept_macs, streamed
+from paretune.costs.skipping import kept_macs, streamed, whole
 from paretune.profile import Row
 
-NO_WORK = Work(cycles=0, passes=0, utilisation=0.0, weights_read=0, inputs_read=0, outputs_moved=0)
+NO_WORK = Work(cycles=0, macs=0, passes=0, utilisation=0.0, weights_read=0, inputs_read=0, outputs_moved=0)
 
 # (laid along the rows, laid along the columns, streamed in time) of a product, from (positions, inner, filters).
 MAPPINGS: Mapping[str, Callable[[int, int, int], tuple[int, int, int]]] = {
@@ -29,10 +29,9 @@ def systolic_work(row: Row, hardware: Hardware) -> Work:
     Cycles are (2R + C + T - 2) ⌈S_R / R⌉ ⌈S_C / C⌉ for each of the row's matrix products, which run one after the
     other: a conv group fills no more of the array than itself. S_R, S_C and T are as in `MAPPINGS`; every fold fills
     and drains the whole array. The formula is the one given for SCALE-Sim (Samajdar et al. 2020,
-    https://doi.org/10.1109/ISPASS48437.2020.00016), from memory. Run beside scalesim 3.0.0
-    (https://pypi.org/project/scalesim; 40 random products per dataflow) and read beside the sources of
-    https://github.com/scalesim-project/scale-sim-v2: weight and input stationary agree to the cycle; output stationary
-    takes R + C + T - 2 per fold there, R less than here.
+    https://doi.org/10.1109/ISPASS48437.2020.00016), from memory. Its program (scalesim 3.0.0,
+    https://pypi.org/project/scalesim) agrees to the cycle for weight and input stationary in the case that the tests
+    hold; output stationary takes R + C + T - 2 per fold there, R less than here.
 
     Traffic is counted in numbers, our derivation. What stays in place is read once, what streams by once per fold that
     needs it: inputs (positions × inner, a pixel as often as windows hold it) for every fold of filters, weights (inner
@@ -43,7 +42,15 @@ def systolic_work(row: Row, hardware: Hardware) -> Work:
     Utilisation is the share of multiplier-cycles spent on a weight that its mask leaves, whether zeros are skipped or
     not.
     """
-    groups, positions, inner, filters = streamed(row, hardware, hardware.columns)
+    work = _run(row, hardware, streamed(row, hardware, hardware.columns))
+    if row.pattern != "partition":
+        return work
+    # Blocks far smaller than the array leave more of it idle than their zeros would cost.
+    return min(work, _run(row, hardware, whole(row)), key=lambda one: one.cycles)
+
+
+def _run(row: Row, hardware: Hardware, product: tuple[int, int, int, int]) -> Work:
+    groups, positions, inner, filters = product
     if not row.macs or not inner:
         return NO_WORK
     along_rows, along_columns, time = MAPPINGS[hardware.dataflow](positions, inner, filters)
@@ -53,6 +60,7 @@ def systolic_work(row: Row, hardware: Hardware) -> Work:
     weights, inputs, outputs = TRAFFIC[hardware.dataflow](down, across)
     return Work(
         cycles=cycles,
+        macs=groups * positions * inner * filters,
         passes=passes,
         utilisation=kept_macs(row) / (cycles * hardware.lanes),
         weights_read=weights * groups * inner * filters,

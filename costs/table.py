@@ -26,6 +26,7 @@ class Cost:
     count: Callable[[Profile, Hardware | None], float]
     source: str
     uncounted: Missing = field(default=nothing)
+    direction: str = "smaller is better"
     hardware: bool = False
     engine: str = ""
     masked: bool = False
@@ -59,12 +60,9 @@ def _paid(
 
 BAYESIAN_BITS = "van Baalen et al. 2020, https://arxiv.org/abs/2005.07093"
 UNIQ = "Baskin et al. 2018, https://arxiv.org/abs/1804.10969 (from memory)"
-SCALE_SIM = (
-    "SCALE-Sim, Samajdar et al. 2018, https://arxiv.org/abs/1811.02883; FINN-R, https://arxiv.org/abs/1809.04570"
-)
+SCALE_SIM = "SCALE-Sim, https://doi.org/10.1109/ISPASS48437.2020.00016; of FINN engines FINN-R, https://arxiv.org/abs/1809.04570"
 FINN = "FINN-R, Blott et al. 2018, https://arxiv.org/abs/1809.04570"
-HOROWITZ = "Horowitz, ISSCC 2014, https://doi.org/10.1109/ISSCC.2014.6757323; traffic: ours"
-EYERISS = "Chen et al. 2016 (Eyeriss), https://doi.org/10.1109/ISCA.2016.40; traffic: ours"
+LEVELS = "levels of memory: Eyeriss, https://doi.org/10.1109/JSSC.2016.2616357; what crosses them: ours"
 PARTITION = "Shahhosseini et al. 2019, https://arxiv.org/abs/1901.11391; cycles: ours"
 
 COSTS: Mapping[str, Cost] = {
@@ -116,11 +114,11 @@ COSTS: Mapping[str, Cost] = {
         ),
         _paid(
             "energy_pj", "pJ", "modelled: operations, registers, buffer and DRAM, by the hardware's energy table",
-            source=HOROWITZ, uncounted=stand_ins,
+            source=LEVELS, uncounted=stand_ins,
         ),
         _paid(
             "energy_relative", "16-bit MACs", "modelled: the same traffic by the relative table, a 16-bit MAC is 1",
-            source=EYERISS, uncounted=stand_ins,
+            source=LEVELS, uncounted=stand_ins,
         ),
         _paid(
             "cycles", "cycles",
@@ -142,6 +140,14 @@ COSTS: Mapping[str, Cost] = {
         ),
     )
 }  # fmt: skip
+
+
+def source_on(name: str, hardware: Hardware) -> str:
+    """Where a cost's formula and, of an energy, the figures of the hardware's table come from."""
+    tables = {"energy_pj": hardware.energy, "energy_relative": hardware.relative_energy}
+    cost = COSTS[name]
+    return f"{tables[name].source}; {cost.source}" if name in tables else cost.source
+
 
 MASKED = tuple(name for name, cost in COSTS.items() if cost.masked)  # what masks bring down
 CODED = tuple(name for name, cost in COSTS.items() if cost.coded)  # what zeros that come from rounding bring down

@@ -12,7 +12,7 @@ from paretune.costs.finn import Resources, floats, resources_of
 from paretune.costs.folding import Folding, fold, runs, too_slow
 from paretune.costs.hardware import Hardware
 from paretune.costs.partition import Split, partitioned
-from paretune.costs.table import costs_for, static_costs
+from paretune.costs.table import costs_for, source_on, static_costs
 from paretune.frozen import HEADER_BYTES
 from paretune.inventory import Inventory
 from paretune.plan import DENSE, FLOAT
@@ -109,7 +109,10 @@ def inspect(name: str, inventory: Inventory, asked: Mapping[str, Any], hardware:
         kept={group: len(units) for group, units in plan.kept.items()},
         slow=too_slow(rows, hardware) if finn else (),
         misfits=floats(rows) if finn else (),
-        splits=partitioned(
+        # Side by side the dense layer and its blocks have engines of different sizes, which compare to nothing.
+        splits=()
+        if hardware.target_cycles is not None
+        else partitioned(
             rows,
             hardware,
             lambda row: work_of(row, hardware),
@@ -199,7 +202,8 @@ def _definitions(hardware: Hardware) -> dict[str, dict[str, str]]:
         key, how = ADDED.get(name, ("", "not told by layer"))
         how = PIPELINED.get(name, how) if hardware.target_cycles is not None else how
         found[name] = {
-            "unit": cost.objective.unit, "definition": cost.objective.definition, "source": cost.source,
+            "unit": cost.objective.unit, "definition": cost.objective.definition,
+            "direction": cost.direction, "source": source_on(name, hardware),
             "layers": f"{key}: {how}" if key else how,
         }  # fmt: skip
     return found

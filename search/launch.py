@@ -211,6 +211,8 @@ def _unknown_key(key: str) -> str:
     where, *rest = key.split(".")
     if where == "space" and rest and rest[0] in KEYS:
         return f"the space leaves '{key}' at its default; to set it, write +{key}=..."
+    if where == "hardware" and len(rest) > 1 and rest[0] in ("energy", "relative_energy"):
+        return f"hardware.{rest[0]} names a table; to change an entry, copy it to a file: hardware.{rest[0]}=my.yaml"
     if where == "hardware" and rest and rest[0] in {field.name for field in fields(Hardware)}:
         return f"the preset leaves '{key}' at its default; to set it, write +{key}=..."
     names = [".".join([*path, str(name)]) for name in known] if isinstance(known, DictConfig) else []

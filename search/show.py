@@ -135,6 +135,8 @@ def _facts(found: Inspection) -> list[str]:
     lines = [f"network input: {reads}"] if reads else []
     lines.append(f"utilisation: {found.utilisation:.1%} of multiplier-cycles do a MAC")
     lines += _energy(found) + _memory(found) + _largest(found)
+    if floats := _floats(found):
+        lines.append(floats)
     if found.slow:
         lines.append(f"misses target_cycles={found.hardware.target_cycles} however it is folded: {_some(found.slow)}")
     if found.misfits:
@@ -142,6 +144,15 @@ def _facts(found: Inspection) -> list[str]:
     if any(line.row.weight_bits < FLOAT and line.row.codes is None for line in found.lines):
         lines.append("sizes are upper bounds: zeros that training leaves in the codes can make the file smaller")
     return lines
+
+
+def _floats(found: Inspection) -> str:
+    """How much stays float beside quantized layers, which the plan's bits alone do not tell."""
+    left = [line for line in found.lines if line.row.macs and FLOAT in (line.row.weight_bits, line.row.activation_bits)]
+    share = sum(line.row.macs for line in left) / (sum(line.row.macs for line in found.lines) or 1)
+    if not left or share == 1:
+        return ""
+    return f"float on one side or both: {share:.1%} of the MACs, in {_some([line.row.name for line in left])}"
 
 
 def _energy(found: Inspection) -> list[str]:

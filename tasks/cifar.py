@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paretune.errors import pick
+from paretune.errors import ParetuneError, pick
 
 POOL = 0  # among the widths of a VGG: halve the resolution
 VGG7 = (128, 128, POOL, 256, 256, POOL, 512, 512, POOL)
@@ -20,8 +20,11 @@ def from_cifar(*, model: str = "resnet20", input_shape: Any = None, classes: int
 
     Raises:
         UnknownName: there is no such network.
+        ParetuneError: a number of classes that is none.
     """
     make = pick(NETWORKS, str(model), "CIFAR model")
+    if type(classes) is not int or classes < 1:
+        raise ParetuneError(f"task.classes must be a whole number, 1 or more, got {classes!r}")
     return model, make(classes=classes), input_shape or [3, 32, 32]
 
 

@@ -20,7 +20,8 @@ class Layer:
     for a batch norm that has running statistics only, `buffers` counts the floats that are stored but not learned, such
     as those statistics. `norm` names the batch norm that reads this layer's output and nothing else does: it can be
     folded into the weights. `positions` is how often the weight is applied per sample: output pixels for a convolution,
-    1 for a linear layer on a vector.
+    1 for a linear layer on a vector, all calls together; `reads` is the same of input pixels where a layer is called
+    more than once, else 0.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Layer:
     positions: int = 1
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
+    reads: int = quiet(0)
     norm: str | None = None
 
     @property

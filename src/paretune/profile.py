@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from paretune.frozen import activation_floats, stored_levels
 from paretune.inventory import Inventory, Layer, Product
@@ -23,8 +24,8 @@ class Row:
     `macs` counts one multiply-add once, for one sample; `dense_macs` those of the uncompressed model. The work is
     `groups` matrix products (positions, inner) × (inner, channels / groups): `positions` are output pixels, `inner` is
     input channels of a group × kernel size, `channels` the number of outputs. `inputs` and `outputs` are the numbers
-    read and written, `alive_bytes` the most that lies in memory as activations while the layer, and what follows it up
-    to the next one, runs.
+    read and written, `output_bits` how many bits each written one is stored in (0 if nobody watched), `alive_bytes` the
+    most that lies in memory as activations while the layer, and what follows it up to the next one, runs.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Row:
     inputs: int = 0
     outputs: int = 0
     alive_bytes: int = 0
+    output_bits: int = 0
 
     @property
     def filters(self) -> int:
@@ -72,9 +74,9 @@ def profile(inventory: Inventory, plan: Plan) -> Profile:
     """
     gone = {group: inventory.group[group].channels - len(units) for group, units in plan.kept.items()
             if group in inventory.group}  # fmt: skip
-    alive = _alive(inventory, plan, gone)
+    memory = _memory(inventory, plan, gone)
     return tuple(
-        _product(item, gone, alive) if isinstance(item, Product) else _row(inventory, item, plan, alive)
+        _product(item, gone, memory) if isinstance(item, Product) else _row(inventory, item, plan, memory)
         for item in inventory.order
     )
 
@@ -94,31 +96,46 @@ def cut_shape(inventory: Inventory, layer: Layer, kept: Mapping[str, tuple[int, 
     return tuple(shape)
 
 
-def _alive(inventory: Inventory, plan: Plan, gone: Mapping[str, int]) -> dict[str, int]:
-    """Bytes of activations in memory by layer or product, at its worst step."""
+class Memory(NamedTuple):
+    """Bytes of activations in memory at the worst step of a layer or product, and bits of the numbers it writes."""
+
+    alive_bytes: int
+    output_bits: int
+
+
+NONE = Memory(0, 0)
+
+
+def _memory(inventory: Inventory, plan: Plan, gone: Mapping[str, int]) -> dict[str, Memory]:
+    """By layer or product."""
     change = [0] * (len(inventory.steps) + 1)
     bits = {name: row.activation_bits for name, row in plan.bits.items()}
+    written: dict[int, int] = {}
     for buffer in inventory.buffers:
         width = max((bits.get(name, FLOAT) for name in buffer.readers), default=FLOAT)
         size = -(-buffer.numbers.left(gone) * width // 8)
         change[buffer.born] += size
+        written.setdefault(buffer.born, width)
         change[buffer.dies + 1] -= size
     folds = {layer.norm: layer.name for layer in inventory.layers if layer.norm}  # such a norm is no step of its own
     found: dict[str, int] = {}
+    wide: dict[str, int] = {}
     held = 0
-    for name, more in zip(inventory.steps, change, strict=False):
+    for step, (name, more) in enumerate(zip(inventory.steps, change, strict=False)):
         held += more
+        if step in written and step:
+            wide.setdefault(name, written[step])
         name = folds.get(name, name)
         if held > found.get(name, 0):
             found[name] = held
-    return found
+    return {name: Memory(alive, wide.get(name, 0)) for name, alive in found.items()}
 
 
-def _row(inventory: Inventory, layer: Layer, plan: Plan, alive: Mapping[str, int]) -> Row:
+def _row(inventory: Inventory, layer: Layer, plan: Plan, memory: Mapping[str, Memory]) -> Row:
     shape = cut_shape(inventory, layer, plan.kept)
     channels = shape[0]
     if layer.kind not in ("conv", "linear"):
-        return _bare(inventory, layer, shape, alive)
+        return _bare(inventory, layer, shape, memory)
     weights = prod(shape)
     bits = plan.bits.get(layer.name) or LayerPlan(layer=layer.name)
     quantized = bits.weight_bits < FLOAT
@@ -139,17 +156,17 @@ def _row(inventory: Inventory, layer: Layer, plan: Plan, alive: Mapping[str, int
         quantizer=bits.weight_quantizer, encoding=bits.encoding, codes=bits.codes,
         dense_macs=prod(layer.weight_shape) * layer.positions, groups=groups, positions=layer.positions,
         inner=weights // channels, inputs=_read(layer, shape[1] * groups), outputs=layer.positions * channels,
-        alive_bytes=alive.get(layer.name, 0),
+        **memory.get(layer.name, NONE)._asdict(),
     )  # fmt: skip
 
 
 def _read(layer: Layer, channels: int) -> int:
     """Numbers that one sample brings to a layer; `input_shape` has channels first for a convolution, else last."""
     sizes = layer.input_shape[1:] if layer.kind == "conv" else layer.input_shape[:-1]
-    return prod(sizes) * channels
+    return (layer.reads or prod(sizes)) * channels
 
 
-def _bare(inventory: Inventory, layer: Layer, shape: tuple[int, ...], alive: Mapping[str, int]) -> Row:
+def _bare(inventory: Inventory, layer: Layer, shape: tuple[int, ...], memory: Mapping[str, Memory]) -> Row:
     """A batch norm, or a layer that stays as it is."""
     norm, channels = layer.kind == "norm", shape[0]
     learned = channels * (layer.affine + layer.bias) if norm else prod(shape)
@@ -158,11 +175,11 @@ def _bare(inventory: Inventory, layer: Layer, shape: tuple[int, ...], alive: Map
     return Row(
         name=layer.name, kind=layer.kind, weight_shape=shape, channels=channels, macs=0, params=learned,
         weights=0, weight_bits=FLOAT, activation_bits=FLOAT, scales=0, floats=stored, nonzeros=0,
-        alive_bytes=alive.get(layer.name, 0),
+        alive_bytes=memory.get(layer.name, NONE).alive_bytes,
     )  # fmt: skip
 
 
-def _product(product: Product, gone: Mapping[str, int], alive: Mapping[str, int]) -> Row:
+def _product(product: Product, gone: Mapping[str, int], memory: Mapping[str, Memory]) -> Row:
     """Neither side is a weight: both are taken to be float."""
     sizes = (product.count, product.rows, product.inner, product.columns)
     count, rows, inner, columns = (size.left(gone) for size in sizes)
@@ -170,5 +187,5 @@ def _product(product: Product, gone: Mapping[str, int], alive: Mapping[str, int]
         name=product.name, kind="product", weight_shape=(), channels=count * columns, macs=count * rows * inner * columns,
         params=0, weights=0, weight_bits=FLOAT, activation_bits=FLOAT, scales=0, floats=0, nonzeros=0,
         dense_macs=prod(size.dense for size in sizes), groups=count, positions=rows, inner=inner,
-        inputs=count * inner * (rows + columns), outputs=count * rows * columns, alive_bytes=alive.get(product.name, 0),
+        inputs=count * inner * (rows + columns), outputs=count * rows * columns, **memory.get(product.name, NONE)._asdict(),
     )  # fmt: skip

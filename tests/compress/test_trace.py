@@ -20,7 +20,7 @@ from paretune.compress.layers import survey, watch
 from paretune.compress.lifetimes import figures
 from paretune.compress.trace import Tracer
 from paretune.inventory import Group, Inventory, Member
-from paretune.plan import GroupPlan, LayerPlan, Plan
+from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
 from paretune.profile import Row, profile
 
 FIELDS = (
@@ -133,6 +133,20 @@ def test_a_shortcut_stays_alive_until_it_is_added() -> None:
     # b reads in 8 bits what the sum is then written over, c the sum in 4
     assert alive(found, a=8, b=8, c=4) == {"a": IN + MIDDLE, "b": MIDDLE + MIDDLE // 2, "c": MIDDLE + 4 * OUT}
     assert dict(found.operations) == {"add": 1}
+
+
+def test_a_layer_called_twice_reads_and_writes_twice() -> None:
+    net = Lambda(lambda s, x: s.a(x) + s.a(F.max_pool2d(x, 2)).sum(), a=nn.Conv2d(3, 4, 1)).eval()
+    found = survey(net, IMAGE)
+    (row,) = (row for row in profile(found, DENSE) if row.name == "a")
+    assert (found.layer["a"].reads, row.positions) == (64 + 16, 64 + 16)
+    assert (row.inputs, row.outputs) == (3 * 80, 4 * 80)
+
+
+def test_a_row_knows_in_how_many_bits_its_readers_take_what_it_writes() -> None:
+    found = survey(line(nn.ReLU()), IMAGE)
+    bits = tuple(LayerPlan(layer=name, activation_bits=wide) for name, wide in (("0", 8), ("3", 4)))
+    assert {row.name: row.output_bits for row in profile(found, Plan(layers=bits))} == {"0": 4, "1": 0, "3": 32}
 
 
 def test_a_concatenation_copies_what_it_joins() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from importlib.resources import files
+from math import prod
 
 import pytest
 import yaml
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from paretune.costs.devices import parse_energy
 from paretune.costs.energy import Spent, energy_of, mac_energy, per_buffer_bit, weight_bits_stored
 from paretune.costs.hardware import Hardware, Work
+from paretune.costs.skipping import streamed
 from paretune.costs.systolic import NO_WORK, systolic_work
 from paretune.errors import ParetuneError
 from paretune.plan import Codes
 from paretune.profile import Row
 
-WORK = Work(cycles=1, passes=1, utilisation=1.0, weights_read=7, inputs_read=5, outputs_moved=3)
+WORK = Work(cycles=1, macs=0, passes=1, utilisation=1.0, weights_read=7, inputs_read=5, outputs_moved=3)
 
 
 def shipped(name: str) -> dict[str, object]:
@@ -31,7 +33,8 @@ def horowitz() -> Hardware:
 
 
 def spent(row: Row, hardware: Hardware = ARRAY) -> Spent:
-    return energy_of(row, WORK, hardware, hardware.energy)
+    """With the traffic of `WORK` and all MACs carried out that the hardware's masks leave."""
+    return energy_of(row, replace(WORK, macs=prod(streamed(row, hardware, 4))), hardware, hardware.energy)
 
 
 def test_every_level_by_hand() -> None:
@@ -63,7 +66,9 @@ def test_a_row_in_horowitzs_figures() -> None:
     """
     hardware = replace(horowitz(), accumulator_bits=32)
     row, floats = linear(1, 10, 10), linear(1, 10, 10, bits=32)
-    one = energy_of(row, replace(WORK, weights_read=8, inputs_read=0, outputs_moved=0), hardware, hardware.energy)
+    one = energy_of(
+        row, replace(WORK, macs=100, weights_read=8, inputs_read=0, outputs_moved=0), hardware, hardware.energy
+    )
     assert one.operations == pytest.approx(100 * (0.2 + 0.1), rel=1e-4)
     assert one.buffer == pytest.approx(10)
     assert one.dram == pytest.approx(800 * 20.31, rel=1e-3)
@@ -159,3 +164,21 @@ def test_more_bits_never_take_less(weight: int, activation: int, adds: bool) -> 
         return energy_of(row, systolic_work(row, hardware), hardware, TABLE).total
 
     assert total(weight, activation) <= min(total(weight + 1, activation), total(weight, activation + 1))
+
+
+def test_what_is_written_goes_to_dram_in_its_readers_bits() -> None:
+    row = replace(linear(2, 8, 4), activation_bits=6, alive_bytes=1025, output_bits=3)
+    assert spent(row).dram == (32 * 8 + 2 * 8 * 6 + 2 * 4 * 3) * 1000.0
+
+
+def test_an_engine_with_its_weights_on_chip_fetches_none() -> None:
+    engine = replace(ARRAY, engine="finn")
+    assert spent(linear(2, 8, 4), engine).dram == 0
+    assert spent(linear(2, 8, 4)).dram == 32 * 8 * 1000.0
+
+
+def test_levels_of_a_codebook_multiply_as_floats() -> None:
+    adder = replace(ARRAY, ternary_adds=True)
+    levels = replace(linear(1, 4, 3, bits=2), quantizer="codebook")
+    assert mac_energy(levels, adder, TABLE) == 110.0
+    assert mac_energy(linear(1, 4, 3, bits=2), adder, TABLE) < 10

@@ -12,7 +12,7 @@ from paretune.errors import ParetuneError, pick
 from paretune.records import digest, from_plain, to_plain
 
 MINE: dict[str, Any] = {key: value for key, value in to_plain(TABLE).items() if key != "name"}
-TABLES: Mapping[str, Mapping[str, Any]] = {"mine": MINE, "relative": {**MINE, "unit": "MACs"}}
+TABLES: Mapping[str, Mapping[str, Any]] = {"mine": MINE, "relative": {**MINE, "unit": "16-bit MACs"}}
 PLAIN = {"name": "small", "engine": "systolic", "energy": "mine", "relative_energy": "relative"}
 
 
@@ -78,7 +78,7 @@ def test_hardware_is_a_record() -> None:
         ({"engine": "finn", "rows": 2}, r"hardware.rows belongs to engine 'systolic', got 2 with engine 'finn'"),
         ({"energy": "mien"}, r"no energy table is called 'mien'. Did you mean 'mine'\?"),
         ({"energy": 3}, r"hardware.energy must be the name of an energy table or its entries, got 3"),
-        ({"energy": "relative"}, r"hardware.energy must be a table in pJ, got 'relative' in MACs"),
+        ({"energy": "relative"}, r"hardware.energy must be a table in pJ, got 'relative' in 16-bit MACs"),
     ],
 )
 def test_bad_hardware_is_refused(changes: dict[str, Any], message: str) -> None:

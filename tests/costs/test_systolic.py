@@ -132,3 +132,13 @@ def test_less_is_never_slower(p: int, inner: int, filters: int, rows: int, colum
 
 def test_every_dataflow_has_a_mapping_and_its_traffic() -> None:
     assert set(MAPPINGS) == set(TRAFFIC) == set(DATAFLOWS)
+
+
+def test_blocks_smaller_than_the_array_run_as_the_dense_layer() -> None:
+    """8 inputs, 8 outputs and 8 blocks on 8 × 8: eight times 2·8 + 8 + 1 - 2 against once 2·8 + 8 + 8 - 2."""
+    big = replace(ARRAY, rows=8, columns=8, skips="blocks")
+    row = linear(1, 8, 8, kept=8, pattern="partition")
+    blocks, dense = replace(row, parts=8), linear(1, 8, 8)
+    assert 8 * 23 > systolic_work(dense, big).cycles == 30
+    assert systolic_work(blocks, big).cycles == 30
+    assert systolic_work(blocks, big).macs == 64

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,9 +11,10 @@ from tiny_task import tiny_task
 
 from paretune.costs.table import static_costs
 from paretune.errors import ParetuneError
+from paretune.export.latency import Timing
 from paretune.plan import DENSE
 from paretune.profile import profile
-from paretune.search import check, confirm
+from paretune.search import check, confirm, evaluate
 from paretune.search.devices import hardware_of, packaged
 from paretune.search.door import main
 from paretune.search.read import read_findings
@@ -70,6 +72,12 @@ def test_a_folder_read_again_knows_the_hardware_and_its_dense_costs(study):
     assert {name: found.reference[name] for name in dense} == dense
     assert "modelled" in found.objectives[1].definition
     assert "systolic_16x16" in (study.folder / "report.html").read_text()
+
+
+def test_dense_costs_are_told_before_the_first_trial(task, tmp_path):
+    found = read_findings(searched(task, tmp_path / "tiny", minutes=1e-9).folder)
+    assert found.trials == ()
+    assert found.reference["cycles"] == cycles_of_dense(16, 16)
 
 
 def test_a_missed_budget_ends_a_quantized_trial_before_any_training(study, task, tmp_path):
@@ -256,7 +264,17 @@ def test_a_file_is_changed_by_words_and_the_last_hardware_wins(call):
     assert read_findings(Path("results/last")).reference["cycles"] == cycles_of_dense(16, 16)
 
 
-def test_latency_is_measured_where_it_is_asked_for(call):
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_latency_is_measured_where_it_is_asked_for(call, monkeypatch, real):
+    """Every measurement starts a process, which takes a second; the stand-in says the size of the graph."""
+    timings = []
+
+    def stand_in(graphs, inputs, timing):
+        timings.append(timing)
+        return [SimpleNamespace(median_ms=len(graphs[0]) / 1000)]
+
+    if not real:
+        monkeypatch.setattr(evaluate, "measure", stand_in)
     code, out, _ = call(
         *STUDY, "objectives=[top1_error,latency_ms,size_bytes]", "study.trials=2", "latency.study=true",
         "latency.repeats=3", "latency.warmup=0",
@@ -264,6 +282,7 @@ def test_latency_is_measured_where_it_is_asked_for(call):
     assert (code, "report.html" in out) == (0, True)
     found = read_findings(Path("results/tiny"))
     assert found.objectives[1].definition.startswith("measured: median")
+    assert timings == ([] if real else [Timing(threads=1, warmup=0, repeats=3)] * 2)
     assert all(trial.status == "done" and 0 < trial.values["latency_ms"] < 1000 for trial in found.trials)
     assert all(trial.seconds["latency"] > 0 for trial in found.trials)
     assert found.reference["latency_ms"] == found.trials[0].values["latency_ms"]
