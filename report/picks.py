@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from paretune.choose import choose
+from paretune.costs.table import COSTS
 from paretune.errors import ParetuneError
 from paretune.findings import Findings, Trial
 from paretune.report.text import finished, human, label
@@ -64,7 +65,7 @@ def _merged(rows: Sequence[Pick]) -> list[Pick]:
 
 
 def limit_text(findings: Findings, name: str, limit: float) -> str:
-    """One limit in words: "30.0 kB", "5.0 M MACs"."""
+    """One limit in words: "30.0 kB" of the file, "5.0 M MACs", "4.0 kB peak activations"."""
     units = {objective.name: objective.unit for objective in findings.objectives}
-    unit = units.get(name, "bytes" if name.endswith("_bytes") else "")
-    return human(limit, unit) if unit == "bytes" else f"{human(limit, unit)} {label(name)}"
+    unit = units.get(name) or (COSTS[name].objective.unit if name in COSTS else "")
+    return human(limit, unit) if name == "size_bytes" else f"{human(limit, unit)} {label(name)}"

@@ -13,6 +13,14 @@ LABELS = {
     "bops": "bit-operations",
     "macs": "MACs",
     "params": "parameters",
+    "activation_bytes": "peak activations",
+    "relative_bops": "relative bit-operations",
+    "energy_pj": "energy",
+    "energy_relative": "energy in 16-bit MACs",
+    "latency_ms": "latency",
+    "luts": "LUTs",
+    "dsps": "DSPs",
+    "brams": "BRAMs",
 }
 LESS = {"bytes": ("smaller", "larger"), "share": ("lower", "higher")}
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")

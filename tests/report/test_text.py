@@ -3,6 +3,7 @@ import math
 import pytest
 from report_fakes import fake_findings
 
+from paretune.report.picks import limit_text
 from paretune.report.text import change, counted, duration, human, label, measured, spread, tick
 
 
@@ -46,7 +47,7 @@ def test_durations(seconds, said):
 
 
 def test_labels_fall_back_on_the_name():
-    assert [label("top1_error"), label("energy_pj")] == ["top-1 error", "energy pj"]
+    assert [label("top1_error"), label("made_up")] == ["top-1 error", "made up"]
 
 
 def test_counts_add_up_to_the_trials():
@@ -78,3 +79,10 @@ def test_spread_is_the_sample_deviation():
 )  # fmt: skip
 def test_a_number_carries_its_unit_where_it_has_one(value, unit, said):
     assert human(value, unit) == said
+
+
+def test_a_limit_names_its_cost_but_for_the_file() -> None:
+    limits = {"size_bytes": 30_000, "activation_bytes": 4000, "energy_pj": 2.5e6, "macs": 5e6, "unheard_of": 3}
+    assert [limit_text(fake_findings(3, limit=1e9), name, limit) for name, limit in limits.items()] == [
+        "30.0 kB", "4.0 kB peak activations", "2.5 µJ energy", "5.0 M MACs", "3 unheard of",
+    ]  # fmt: skip
