@@ -175,7 +175,7 @@ def _search(settings: Settings, bench: Bench, say: Callable[[str], None]) -> Non
     with sole_writer(settings.folder), _log_file(settings.folder):
         identity = identity_of(settings, bench.task, space, bench.hardware)
         study = open_study(settings.folder, settings.study.name, settings.objectives, identity)
-        _write_facts(settings, bench.inventory, objectives, identity, from_trial=len(told(study)))
+        _write_facts(settings, bench, objectives, identity, from_trial=len(told(study)))
         controls = controls_of(space)
         study.sampler = Reproducible(
             settings.sampler, seed=settings.study.seed, population=settings.study.population, space=space,
@@ -215,7 +215,7 @@ def _write_measured(folder: Path, planner: Planner, space: Space) -> None:
 
 def _write_facts(
     settings: Settings,
-    inventory: Inventory,
+    bench: Bench,
     objectives: tuple[Objective, ...],
     identity: Mapping[str, Any],
     *,
@@ -223,8 +223,8 @@ def _write_facts(
 ) -> None:
     folder = settings.folder
     write_text(folder / "config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False))
-    write_json(folder / "inventory.json", to_plain(inventory))
-    facts = provenance(identity, command_line())
+    write_json(folder / "inventory.json", to_plain(bench.inventory))
+    facts = provenance(identity, command_line()) | ({"roles": dict(bench.task.roles)} if bench.task.roles else {})
     known = folder / "provenance.json"
     earlier = read_json(known).get("runs", []) if from_trial and known.exists() else []
     runs = [*earlier, one_run(facts, from_trial)]

@@ -9,11 +9,12 @@ import torch
 
 from paretune.errors import ParetuneError, pick
 from paretune.tasks.bare import BARE
+from paretune.tasks.classification import classification
 from paretune.tasks.digits import digits
 from paretune.tasks.target import check_bound, check_known, imported
 from paretune.tasks.task import Task
 
-TASKS: Mapping[str, Callable[..., Task]] = {"digits": digits}
+TASKS: Mapping[str, Callable[..., Task]] = {"digits": digits, "classification": classification}
 
 
 def make_task(config: Mapping[str, Any], *, device: str = "auto") -> Task:

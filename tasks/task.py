@@ -1,8 +1,8 @@
 """A task: a trained model, its data in three roles, and how its quality is counted."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -45,7 +45,7 @@ class Task:
     `model` is trained and never modified. `errors` returns a sum over a batch; divided by the number of samples it is
     the quality metric, which is minimised. `origin` says how to make the task again (a config), or is
     empty for a task made in Python. `fingerprint` changes when weights or the data it was
-    made from do.
+    made from do. `roles` say in words which images are in which role, where that is not plain.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Task:
     loss: Loss = F.cross_entropy
     errors: Errors = misclassified
     device: torch.device = torch.device("cpu")
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     def example(self) -> Tensor:
         """One clean input with a batch axis: (1, ...)."""

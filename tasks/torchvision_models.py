@@ -45,6 +45,18 @@ def torchvision_models() -> Any:
     return models
 
 
+def torchvision_datasets() -> Any:
+    """The module `torchvision.datasets`, whether or not torchvision was built for this torch.
+
+    Raises:
+        ParetuneError: torchvision is not installed or cannot be imported.
+    """
+    torchvision_models()  # its import brings the data sets along, and guards it
+    from torchvision import datasets
+
+    return datasets
+
+
 def torchvision_names() -> tuple[str, ...]:
     """The classification networks, then the segmentation networks."""
     models = torchvision_models()
@@ -95,3 +107,20 @@ def _declare() -> None:
         if not hasattr(torch.ops.torchvision, name):
             schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             _library().define(schema)  # type: ignore[no-untyped-call]
+
+
+def published_state(model: str, weights: str) -> dict[str, torch.Tensor]:
+    """The tensors of torchvision's published weights of `model` by their name, "DEFAULT" or such as "IMAGENET1K_V2";
+    downloaded at the first use.
+
+    Raises:
+        ParetuneError: no such weights, or they cannot be downloaded.
+    """
+    models = torchvision_models()
+    pick(dict.fromkeys(torchvision_names()), model, "torchvision model")
+    known = models.get_model_weights(model).__members__
+    found = pick(known, weights, f"set of weights of {model}")
+    try:
+        return dict(found.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise ParetuneError(f"torchvision's weights {weights} of {model} cannot be had: {first_line(error)}") from error

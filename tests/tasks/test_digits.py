@@ -114,7 +114,7 @@ def test_a_weights_file_is_loaded_instead(quick: Path, tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_refused(quick: Path, tmp_path: Path) -> None:
     torch.save(ResNet((4, 6)).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(ParetuneError, match=r"weights: \d+ keys do not fit the model, first blocks.1"):
+    with pytest.raises(ParetuneError, match=r"weights: \d+ keys do not fit the model"):
         digits(widths=WIDTHS, weights=str(tmp_path / "other.pth"))
 
 

@@ -1,0 +1,131 @@
+"""Classification from parts, on made-up images, and on CIFAR-10 where it is at hand."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from shared_data import shared
+from torch import nn
+
+from paretune.errors import ParetuneError
+from paretune.tasks.classification import classification
+from paretune.tasks.images import Images
+from paretune.tasks.table import make_task
+from paretune.tasks.task import Task, score
+
+
+def small(classes: int = 3) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes)
+    )
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """A model and data config whose files exist: 60 training and 40 test images, 6×6, grey, three classes."""
+    module = ModuleType("small_nets")
+    module.__dict__.update(small=small)
+    monkeypatch.setitem(sys.modules, "small_nets", module)
+    chance = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", 60), ("test", 40)):
+        arrays[f"x_{part}"] = chance.integers(0, 256, (count, 6, 6, 1), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % 3
+    np.savez(tmp_path / "data.npz", **arrays)
+    torch.manual_seed(0)
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in small().state_dict().items()}}, tmp_path / "w.th"
+    )
+    model = {"source": "module", "target": "small_nets.small", "input_shape": [1, 6, 6], "weights": str(tmp_path / "w.th"),
+             "trained_on": "train"}  # fmt: skip
+    return {"model": model, "data": {"source": "npz", "path": str(tmp_path / "data.npz"), "mean": [0.5], "std": [0.25]}}
+
+
+def made(parts: Mapping[str, Mapping[str, Any]], **changes: Mapping[str, Any]) -> Task:
+    return classification(**{key: {**value, **changes.get(key, {})} for key, value in parts.items()})
+
+
+def test_the_roles_are_those_that_the_words_say(parts: dict[str, dict[str, Any]]) -> None:
+    task = made(parts, data={"train_images": 30})
+    assert isinstance(task.val, Images)
+    assert [len(split) for split in (task.train, task.val, task.test)] == [30, 20, 20]
+    assert task.roles["val"].startswith("20 of 40 test images (seed 0), because the weights have seen")
+    with np.load(parts["data"]["path"]) as held:
+        whole = torch.from_numpy(held["x_test"]).permute(0, 3, 1, 2)
+    assert isinstance(task.test, Images)
+    both = torch.cat([task.val.pixels, task.test.pixels]).flatten(1)
+    assert sorted(both.tolist()) == sorted(whole.flatten(1).tolist()), "halves of the test images, none twice"
+
+
+def test_the_weights_are_those_of_the_file(parts: dict[str, dict[str, Any]]) -> None:
+    torch.manual_seed(0)
+    wanted = small()
+    task = made(parts)
+    assert not task.model.training
+    assert all(torch.equal(task.model.state_dict()[key], value) for key, value in wanted.state_dict().items())
+    inputs, targets = next(iter(task.val.batches(None)))
+    with torch.no_grad():
+        wrong = (wanted.eval()(inputs).argmax(1) != targets).float().mean()
+    assert score(task.model, task.val.batches(None), task.errors) == pytest.approx(float(wrong))
+
+
+def test_a_task_can_be_made_again_from_its_origin(parts: dict[str, dict[str, Any]]) -> None:
+    task = made(parts, data={"val_images": 12})
+    again = make_task(task.origin, device="cpu")
+    assert (again.fingerprint, again.roles) == (task.fingerprint, task.roles)
+    assert made(parts, data={"mean": [0.4]}).fingerprint != made(parts).fingerprint
+    assert made(parts, data={"seed": 1}).fingerprint != made(parts).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"source": "timn"}}, "no source of models is called 'timn'"),
+        ({"model": {"weights": None}}, "task.model.weights is missing: a file with trained weights"),
+        ({"model": {"weights": "nowhere.th"}}, "weights: no file at nowhere.th"),
+        ({"model": {"trained_on": None}}, "task.model.trained_on must say what the weights have seen"),
+        ({"model": {"arguments": {"classes": 4}}}, r"other shape: 4.weight"),
+        ({"model": {"trianed_on": "train"}}, "task has no setting 'trianed_on'"),
+        ({"data": {"source": "npy"}}, "no source of images is called 'npy'. Did you mean 'npz'"),
+        ({"data": {"path": "nowhere.npz"}}, "data: no file at nowhere.npz"),
+        ({"data": {"pth": "x"}}, "task has no setting 'pth'. Did you mean 'path'"),
+        ({"data": {"mean": None}}, "task.data.mean is missing: a number per channel"),
+        ({"data": {"mean": [0.5, 0.5]}}, "mean has 2 numbers, the images have 1 channels"),
+        ({"data": {"std": "a"}}, "task.data.std must be a list of numbers, one per channel, got 'a'"),
+        ({"data": {"val": "train"}}, "the weights have seen all training images"),
+        ({"data": {"train_images": 61}}, "task.data.train_images must be 1 to 60, got 61"),
+    ],
+)
+def test_what_does_not_fit_is_refused(parts: dict[str, dict[str, Any]], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParetuneError, match=message):
+        made(parts, **changes)
+
+
+def test_another_number_of_classes_is_refused(parts: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    torch.save(small(5).state_dict(), tmp_path / "five.pth")
+    five = {"arguments": {"classes": 5}, "weights": str(tmp_path / "five.pth")}
+    with pytest.raises(ParetuneError, match="the model has 5 classes and the data 3 classes"):
+        made(parts, model=five)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("net", "wrong"), [("resnet20", 827), ("resnet56", 661)])
+def test_the_published_checkpoints_have_their_published_error(net: str, wrong: int, tmp_path: Path) -> None:
+    """91.73 % and 93.39 % of CIFAR-10's 10,000 test images (https://github.com/akamaster/pytorch_resnet_cifar10)."""
+    weights, maker = shared(f"data/weights/akamaster_cifar10_{net}.th"), shared("tools/cifar10_npz.py")
+    file = tmp_path / "cifar10.npz"
+    space: dict[str, Any] = {"__file__": str(maker), "__name__": "cifar10_npz"}
+    exec(compile(maker.read_text(encoding="utf-8"), str(maker), "exec"), space)
+    images, labels = space["split"]("test")
+    np.savez(file, x_train=images[:10], y_train=labels[:10], x_test=images, y_test=labels)
+    task = classification(
+        model={"source": "cifar", "model": net, "weights": str(weights), "trained_on": "train"},
+        data={"source": "npz", "path": str(file), "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    )
+    found = [round(score(task.model, split.batches(None), task.errors) * len(split)) for split in (task.val, task.test)]
+    assert sum(found) == wrong
