@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,10 @@ from paretune.inventory import Inventory, Kind, Layer, Size
 
 STATISTICS = ("running_mean", "running_var")
 NOTHING = torch.empty(0)
+UNFOLLOWED = (
+    "attention and other products, operations and activations in memory are not counted: the forward could not be "
+    "followed operation by operation"
+)
 
 
 class Call(NamedTuple):
@@ -50,9 +55,7 @@ def watch(model: nn.Module, example: Tensor) -> Watched:
     """
     owners = {name: module for name, module in model.named_modules() if own_floats(module)}
     calls: dict[str, list[Call]] = {}
-    handles = [
-        module.register_forward_hook(_recorder(name, calls), with_kwargs=True) for name, module in owners.items()
-    ]
+    handles = [handle for name, module in owners.items() for handle in _recording(name, module, calls)]
     try:
         trace = _seen(model, example, calls)
     except Exception as error:
@@ -63,11 +66,21 @@ def watch(model: nn.Module, example: Tensor) -> Watched:
             handle.remove()
     order = [*calls, *(name for name in owners if name not in calls)]
     layers = tuple(_layer(name, owners[name], calls.get(name, []), len(example)) for name in order)
+    layers = tuple(_as_run(layer, trace, len(example)) for layer in layers) if trace else layers
     own = {name: [id(tensor) for tensor in own_floats(module).values()] for name, module in owners.items()}
     tied = Counter(tensor for held in own.values() for tensor in held)
     twice = {name for name, held in own.items() if any(tied[tensor] > 1 for tensor in held)}
     shared = frozenset(twice | {name for name, seen in calls.items() if len(seen) > 1})
     return Watched(layers=layers, shared=shared, trace=trace)
+
+
+def _as_run(layer: Layer, trace: Trace, samples: int) -> Layer:
+    """`layer` with the positions that its operations had: its own forward may pool, pad or repeat besides."""
+    if layer.kind not in ("conv", "linear"):
+        return layer
+    work = sum(prod(part.dims) for op in trace.ops if op.place == layer.name for part in op.parts)
+    each = prod(layer.weight_shape) * samples
+    return replace(layer, positions=work // each) if work and work % each == 0 else layer
 
 
 def survey(model: nn.Module, example: Tensor) -> Inventory:
@@ -103,16 +116,13 @@ def observed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Tra
     They are counted per sample of `example` (N, ...). If there is no trace, or it cannot be told in such terms, they
     stay empty and `unsure` says so.
     """
-    lost = replace(
-        inventory, unsure=("products, operations and activations in memory: the forward could not be followed",)
-    )
     if trace is None:
-        return lost
+        return replace(inventory, unsure=(UNFOLLOWED,))
     try:
         return _observed(model, example, inventory, trace)
     except Exception as error:
         # An inventory without them serves most purposes; the layers and groups are known already.
-        return replace(inventory, unsure=(f"{lost.unsure[0]} ({first_line(error)})",))
+        return replace(inventory, unsure=(f"{UNFOLLOWED} ({first_line(error)})",))
 
 
 def _observed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Trace) -> Inventory:
@@ -171,6 +181,13 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from tensors(item)
+
+
+def _recording(name: str, module: nn.Module, calls: dict[str, list[Call]]) -> Iterator[Any]:
+    try:
+        yield module.register_forward_hook(_recorder(name, calls), with_kwargs=True)
+    except (RuntimeError, TypeError):
+        return  # a compiled module may take no hooks: it is a layer that was never called
 
 
 def _recorder(name: str, calls: dict[str, list[Call]]) -> Any:

@@ -8,6 +8,7 @@ from paretune.compress.products import Part
 from paretune.compress.trace import Op, Trace
 from paretune.inventory import Buffer, Inventory, Layer, Product, Size
 
+AS_DENSE = "told as in the dense model"
 SizeOf = Callable[[int], Size]  # a figure of `figures` by its place, for one sample
 
 
@@ -37,15 +38,16 @@ def counted(inventory: Inventory, trace: Trace, size: SizeOf, wrong: frozenset[i
     if not course.charged:
         return replace(inventory, operations=_operations(inventory, trace))
     buffers, held = _buffers(inventory, course, size)
-    unsure = [f"{_where(course, number)}: the numbers it writes" for number in held if number in wrong]
+    unsure = [f"{_where(course, number)}: the numbers it writes, {AS_DENSE}" for number in held if number in wrong]
     products, loose = _products(inventory, course, size, wrong)
-    hidden = (f"{op.place}:{op.name}" for op in trace.ops if op.opaque)
+    hidden = (f"{op.place}:{op.name}, its MACs" for op in trace.ops if op.opaque)
     return replace(
         inventory,
         products=products,
         steps=course.charged,
         buffers=buffers,
         operations=_operations(inventory, trace),
+        first=_Readers(inventory, trace).of((0,)),
         unsure=tuple(dict.fromkeys([*unsure, *loose, *hidden])),
     )
 
@@ -168,7 +170,7 @@ def _products(
             if name in found:
                 count = _sum(found[name].count, count)
             found[name] = Product(name=name, count=count, rows=rows, inner=inner, columns=columns)
-            loose += [name] if wrong & set(range(figure, place)) else []
+            loose += [f"{name}, {AS_DENSE}"] if wrong & set(range(figure, place)) else []
     return tuple(found.values()), loose
 
 

@@ -1,5 +1,6 @@
 """One forward, operation by operation: what each of them reads, writes and multiplies."""
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +98,9 @@ def _spoken(name: str) -> str:
     return name.removeprefix("safe_")
 
 
+WATCHING = threading.RLock()  # the switch of the fast path belongs to the whole process
+
+
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the operations on what depends on `example` while `watching`.
 
@@ -123,13 +127,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def watching(self) -> Iterator[None]:
         """Within it every operation is recorded. Attention is not fused into whole encoder layers meanwhile."""
         handles = [handle for name, module in self.model.named_modules() for handle in self._hooks(name, module)]
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with self:
-                yield
+            with WATCHING:
+                fast = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+                try:
+                    with self:
+                        yield
+                finally:
+                    torch.backends.mha.set_fastpath_enabled(fast)
         finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
             for handle in handles:
                 handle.remove()
 

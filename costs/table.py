@@ -9,8 +9,9 @@ from paretune.costs.hardware import Hardware
 from paretune.costs.uncounted import Missing, no_macs, nothing, on_fpga, stand_ins, temporary
 from paretune.errors import ParetuneError
 from paretune.findings import Objective
-from paretune.plan import FLOAT
-from paretune.profile import Profile
+from paretune.inventory import Inventory
+from paretune.plan import FLOAT, Plan
+from paretune.profile import Profile, profile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +141,19 @@ COSTS: Mapping[str, Cost] = {
         ),
     )
 }  # fmt: skip
+
+
+def costs_of(inventory: Inventory, plan: Plan, hardware: Hardware | None = None) -> dict[str, float]:
+    """Every cost of `plan` that can be told of this network: without a watched forward no `activation_bytes`.
+
+    Raises:
+        ImpossiblePlan: the plan asks for an encoding that does not fit a layer.
+        ParetuneError: an energy table lacks what the hardware needs.
+    """
+    found = static_costs(profile(inventory, plan), hardware)
+    if not inventory.steps:
+        del found["activation_bytes"]
+    return found
 
 
 def source_on(name: str, hardware: Hardware) -> str:

@@ -21,12 +21,13 @@ def no_macs(rows: Profile, inventory: Inventory) -> tuple[str, ...]:
     if not inventory.steps:
         return ("whatever is no conv, linear or norm layer: nobody watched a forward of this network",)
     ran = tuple(f"{name} ×{times}" for name, times in inventory.operations)
-    return ran + tuple(f"{name}: as in the dense model" for name in inventory.unsure)
+    return ran + inventory.unsure
 
 
 def stand_ins(rows: Profile, inventory: Inventory) -> tuple[str, ...]:
     """The same, and what no energy table here knows."""
-    return (*no_macs(rows, inventory), "control, instruction fetch, leakage, the network on chip")
+    blind = () if inventory.steps else ("activations that do not fit the buffer",)
+    return (*no_macs(rows, inventory), *blind, "control, instruction fetch, leakage, the network on chip")
 
 
 def on_fpga(rows: Profile, inventory: Inventory) -> tuple[str, ...]:
@@ -41,4 +42,4 @@ def temporary(rows: Profile, inventory: Inventory) -> tuple[str, ...]:
     if not inventory.steps:
         return ("all activations: nobody watched a forward of this network",)
     known = "what an operation needs while it runs (im2col, accumulators), weights, and copies for alignment"
-    return (known, *(f"{name}: as in the dense model" for name in inventory.unsure))
+    return (known, *inventory.unsure)

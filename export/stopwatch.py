@@ -47,15 +47,20 @@ def _seconds(run: Run, sample: Any, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def _run(graph: str, threads: int, called: str) -> Run:
-    """One call of the graph in `graph`; where it cannot be loaded or run, the process ends and says which it was."""
+def options_for(threads: int) -> Any:
+    """How sessions are set up: `threads` per operator, operators one after the other, nobody waiting in a busy loop."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # Idle threads of one session otherwise wait in a busy loop, on the cores that the next one is timed on: with two
-    # threads on two cores, a graph timed beside itself came out 1.8 times as long.
+    # Idle threads of one session would else wait on the cores that the next one is timed on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _run(graph: str, threads: int, called: str) -> Run:
+    """One call of the graph in `graph`; where it cannot be loaded or run, the process ends and says which it was."""
+    options = options_for(threads)
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -9,12 +9,11 @@ from torch import Tensor
 from paretune.compress.groups import discover
 from paretune.compress.recover import Teacher
 from paretune.costs.hardware import Hardware
-from paretune.costs.table import static_costs
+from paretune.costs.table import costs_of
 from paretune.errors import ParetuneError
 from paretune.export.latency import Timing
 from paretune.inventory import Inventory
 from paretune.plan import Plan
-from paretune.profile import profile
 from paretune.tasks.task import Task
 
 CALIBRATION_IMAGES = 1024
@@ -40,7 +39,7 @@ class Bench:
         Raises:
             ImpossiblePlan: the plan asks for an encoding that does not fit a layer.
         """
-        return static_costs(profile(self.inventory, plan), self.hardware)
+        return costs_of(self.inventory, plan, self.hardware)
 
     def some(self, images: int) -> tuple[tuple[Tensor, Tensor], ...]:
         """The calibration batches that hold the first `images` images, the last one cut short."""

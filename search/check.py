@@ -84,6 +84,8 @@ def check_reach(settings: Settings, space: Space, bench: Bench) -> None:
         value.
     """
     check_sense(space, bench)
+    if not bench.inventory.steps and "activation_bytes" in (*settings.objectives, *settings.limits):
+        raise ParetuneError(f"activation_bytes is not known of this network: {'; '.join(bench.inventory.unsure)}")
     smallest = space.smallest()
     if not settings.limits or smallest.joint is not None:
         return

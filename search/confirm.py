@@ -13,7 +13,7 @@ from torch import nn
 from paretune.choose import choose
 from paretune.compress.freeze import thaw
 from paretune.conf.settings import Settings, parse_settings
-from paretune.errors import ParetuneError
+from paretune.errors import ParetuneError, first_line
 from paretune.export.artifact import SAMPLES, add_latency, check_target, write_artifact
 from paretune.export.latency import Comparison, Timing, compare, dense_graph, facts_of
 from paretune.export.pack import unpack
@@ -218,8 +218,8 @@ def _timed(out: Path, bench: Bench, timing: Timing) -> MeasuredLatency | None:
         # Not kept: whoever wants the dense model has it.
         dense = dense_graph(bench.task.model, bench.inventory, bench.task.example())
         found = compare(out / "model.onnx", dense, inputs, timing)
-    except ParetuneError as error:
-        add_latency(out, {"measured": False, "reason": str(error)})
+    except (ParetuneError, OSError, RuntimeError) as error:  # the artifact is written: it ships, measured or not
+        add_latency(out, {"measured": False, "reason": first_line(error)})
         return None
     add_latency(out, facts_of(found))
     return _in_short(found)

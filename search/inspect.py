@@ -12,7 +12,7 @@ from paretune.costs.finn import Resources, floats, resources_of
 from paretune.costs.folding import Folding, fold, runs, too_slow
 from paretune.costs.hardware import Hardware
 from paretune.costs.partition import Split, partitioned
-from paretune.costs.table import costs_for, source_on, static_costs
+from paretune.costs.table import costs_for, costs_of, source_on
 from paretune.frozen import HEADER_BYTES
 from paretune.inventory import Inventory
 from paretune.plan import DENSE, FLOAT
@@ -103,8 +103,8 @@ def inspect(name: str, inventory: Inventory, asked: Mapping[str, Any], hardware:
         hardware=hardware,
         asked=asked,
         lines=tuple(_line(row, left, hardware, macs) for row in rows),
-        totals=static_costs(rows, hardware),
-        dense=static_costs(profile(inventory, DENSE), hardware),
+        totals=costs_of(inventory, plan, hardware),
+        dense=costs_of(inventory, DENSE, hardware),
         left_out={cost: one.uncounted(rows, inventory) for cost, one in costs_for(hardware).items()},
         kept={group: len(units) for group, units in plan.kept.items()},
         slow=too_slow(rows, hardware) if finn else (),

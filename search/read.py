@@ -6,12 +6,11 @@ from pathlib import Path
 import optuna
 
 from paretune.alike import Alike
-from paretune.costs.table import static_costs
+from paretune.costs.table import costs_of
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, Objective
 from paretune.inventory import Inventory
 from paretune.plan import DENSE
-from paretune.profile import profile
 from paretune.records import from_plain
 from paretune.report.page import write_page
 from paretune.report.picture import front_svg
@@ -33,7 +32,7 @@ def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
     study = study or load_study(folder)
     objectives = tuple(from_plain(Objective, plain) for plain in facts.pop("objective_units"))
     budget = identity_in(study, folder)["budget"]
-    dense = static_costs(profile(inventory, DENSE), hardware_told(facts))
+    dense = costs_of(inventory, DENSE, hardware_told(facts))
     confirmed = folder / "confirmations.json"
     drawn = read_json(folder / "curves.json") if (folder / "curves.json").exists() else {}
     trials = tuple(rows_of(study, budget))

@@ -202,7 +202,7 @@ def _left_out(found: Inspection) -> list[str]:
 
 def _whole(found: Inspection) -> list[str]:
     whole, unsure = found.inventory.whole, found.inventory.unsure
-    lines = [f"unsure, counted as in the dense network: {_some(unsure)}"] if unsure else []
+    lines = [f"unsure: {_some(unsure)}"] if unsure else []
     if len(whole) <= MANY:
         return lines + [f"left whole: {name} ({why})" for name, why in whole.items()]
     reasons: dict[str, list[str]] = {}

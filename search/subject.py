@@ -14,7 +14,7 @@ from paretune.errors import ParetuneError
 from paretune.inventory import Inventory
 from paretune.plan import DENSE
 from paretune.profile import profile
-from paretune.tasks.bare import make_bare
+from paretune.tasks.bare import Bare, make_bare
 from paretune.tasks.table import make_task
 
 SECONDS = 30.0  # for finding channel groups; after that the network is shown without
@@ -34,15 +34,25 @@ def look_at(config: Mapping[str, Any], *, device: str = "auto") -> tuple[str, In
     if shapes is None:
         task = make_task(config, device=device)
         return task.name, _with_groups(task.model, task.example())
-    try:
-        bare = survey(shapes.model, shapes.example)
-    except ParetuneError as error:
-        raise ParetuneError(f"{error}; give it another task.input_shape") from error
+    bare = _surveyed(config, shapes)
     if (count := macs(profile(bare, DENSE))) > MANY_MACS:
         return shapes.name, _without_groups(bare, f"not looked for in a network of {count / 1e9:.0f} G MACs")
     full = make_bare(config)
     assert full is not None
     return full.name, _with_groups(full.model, full.example)
+
+
+def _surveyed(config: Mapping[str, Any], shapes: Bare) -> Inventory:
+    """Without groups; with numbers where the forward looks at them and so does not run on shapes alone."""
+    try:
+        return survey(shapes.model, shapes.example)
+    except ParetuneError:
+        full = make_bare(config)
+        assert full is not None
+    try:
+        return survey(full.model, full.example)
+    except ParetuneError as error:
+        raise ParetuneError(f"{error}; give it another task.input_shape") from error
 
 
 def _with_groups(model: nn.Module, example: Tensor) -> Inventory:

@@ -31,6 +31,7 @@ WALLS = {
     "kneed": {"compress/knee.py"},
     "constriction": {"export/entropy.py"},
     "sklearn": {"tasks"},
+    "PIL": {"tasks"},
     "optuna": {"search"},
     "hydra": {"search/launch.py"},
     "omegaconf": {"search/launch.py"},

@@ -123,8 +123,8 @@ class Inventory:
     `whole` names the layers whose output channels stay as they are (classifier outputs, layers the tracer could not
     follow), with the reason. `steps` are the operations of one forward by the layer or product that each is charged to
     (the last one before it, step 0 brings the input), `buffers` what lies in memory meanwhile; both are empty if nobody
-    watched. `operations` says how often whatever carries no MACs ran ("add": 8). `unsure` names what changes with the
-    channels in a way that a `Size` cannot tell: it is counted as in the dense model.
+    watched. `operations` says how often whatever carries no MACs ran ("add": 8), `first` which layers read the input.
+    `unsure` says in words what is not counted, or told as in the dense model because no `Size` follows the channels.
     """
 
     layers: tuple[Layer, ...]
@@ -135,6 +135,7 @@ class Inventory:
     steps: tuple[str, ...] = quiet(())
     buffers: tuple[Buffer, ...] = quiet(())
     operations: tuple[tuple[str, int], ...] = quiet(())
+    first: tuple[str, ...] = quiet(())
     unsure: tuple[str, ...] = quiet(())
 
     @cached_property
@@ -180,8 +181,7 @@ class Inventory:
     @cached_property
     def entries(self) -> frozenset[str]:
         """The layers that read the network's input; without a watched forward the first one with weights."""
-        found = [name for buffer in self.buffers if buffer.born == 0 for name in buffer.readers]
-        return frozenset(found or [layer.name for layer in self.weighted[:1]])
+        return frozenset(self.first or [layer.name for layer in self.weighted[:1]])
 
     @cached_property
     def order(self) -> tuple[Layer | Product, ...]:

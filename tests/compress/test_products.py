@@ -130,4 +130,4 @@ def test_everything_is_counted_per_sample(case: str) -> None:
 def test_a_product_that_nobody_can_take_apart_is_named() -> None:
     found = survey(Lambda(lambda s, x: s.b(x, x), b=nn.Bilinear(8, 8, 3)).eval(), BATCH)
     assert dict(found.operations)["trilinear"] == 1
-    assert found.unsure == ("b:trilinear",)
+    assert found.unsure == ("b:trilinear, its MACs",)

@@ -232,7 +232,7 @@ def test_a_size_that_does_not_follow_the_channels_is_named_and_stays() -> None:
 
     inventory = discover(Lambda(padded, a=nn.Conv2d(3, 6, 1), b=nn.Linear(6, 3)).eval(), IMAGE)
     assert [group.name for group in inventory.groups] == ["a"]
-    assert inventory.unsure == ("constant_pad_nd after 'a': the numbers it writes",)
+    assert inventory.unsure == ("constant_pad_nd after 'a': the numbers it writes, told as in the dense model",)
     wide = next(buffer for buffer in inventory.buffers if buffer.numbers.dense == 6 + 36)
     assert wide.numbers.per_unit == ()
 
@@ -273,8 +273,8 @@ def test_a_watch_that_fails_spoils_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     whole = discover(net, example)
     monkeypatch.setattr(Tracer, "_note", broken)
     found = discover(net, example)
-    assert found.unsure == ("products, operations and activations in memory: the forward could not be followed",)
-    emptied = replace(whole, steps=(), buffers=(), operations=(), unsure=found.unsure)
+    assert found.unsure == (layers.UNFOLLOWED,)
+    emptied = replace(whole, steps=(), buffers=(), operations=(), first=(), unsure=found.unsure)
     assert found == emptied
     monkeypatch.undo()
     monkeypatch.setattr(layers, "counted", broken)

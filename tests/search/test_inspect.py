@@ -270,7 +270,7 @@ def test_the_page_holds_every_column_and_every_total(
         "energy goes to: operations",
         "peak of activations: 112 B at stem; the buffer holds 64 B: stem with more go to DRAM",
         "largest share of: MACs", "sizes are upper bounds", "not counted in macs, effective_macs", "add ×8",
-        "left whole: head (its channels are the model's output)", "unsure, counted as in the dense network: attend",
+        "left whole: head (its channels are the model's output)", "unsure: attend",
         "Channel groups", "2 of 4",
     ):  # fmt: skip
         assert text in out, text

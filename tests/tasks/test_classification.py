@@ -38,12 +38,13 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str
         arrays[f"y_{part}"] = np.arange(count) % 3
     np.savez(tmp_path / "data.npz", **arrays)
     torch.manual_seed(0)
-    torch.save(
-        {"state_dict": {f"module.{key}": value for key, value in small().state_dict().items()}}, tmp_path / "w.th"
-    )
-    model = {"source": "module", "target": "small_nets.small", "input_shape": [1, 6, 6], "weights": str(tmp_path / "w.th"),
-             "trained_on": "train"}  # fmt: skip
-    return {"model": model, "data": {"source": "npz", "path": str(tmp_path / "data.npz"), "mean": [0.5], "std": [0.25]}}
+    weights, images = tmp_path / "w.th", tmp_path / "data.npz"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in small().state_dict().items()}}, weights)
+    shape = {"target": "small_nets.small", "input_shape": [1, 6, 6]}
+    return {
+        "model": {"source": "module", **shape, "weights": str(weights), "trained_on": "train"},
+        "data": {"source": "npz", "path": str(images), "mean": [0.5], "std": [0.25]},
+    }
 
 
 def made(parts: Mapping[str, Mapping[str, Any]], **changes: Mapping[str, Any]) -> Task:
