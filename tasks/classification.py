@@ -1,6 +1,7 @@
 """Image classification from parts: a network with its trained weights, and images with their labels."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from paretune.tasks.bare import BARE, make_bare
 from paretune.tasks.images import Images
 from paretune.tasks.roles import Roles, roles_of
 from paretune.tasks.sources import SOURCES, Arrays, Raw
-from paretune.tasks.target import check_bound, check_known
+from paretune.tasks.target import check_known
 from paretune.tasks.task import Task, fingerprint
 from paretune.tasks.torchvision_models import published_state
 from paretune.tasks.weights import load_state, read_state
@@ -78,7 +79,9 @@ def _raw(data: Mapping[str, Any]) -> Raw:
     make = pick(SOURCES, str(data.get("source")), "source of images")
     rest = {key: value for key, value in data.items() if key not in (*OF_DATA, *OF_ROLES) and value is not None}
     check_known(make, rest)
-    check_bound(make, rest)
+    for name, parameter in signature(make).parameters.items():
+        if parameter.default is parameter.empty and name not in rest:
+            raise ParetuneError(f"task.data.{name} is missing; images from '{data.get('source')}' need it")
     return make(**rest)
 
 

@@ -94,6 +94,7 @@ def test_a_task_can_be_made_again_from_its_origin(parts: dict[str, dict[str, Any
         ({"model": {"trianed_on": "train"}}, "task has no setting 'trianed_on'"),
         ({"data": {"source": "npy"}}, "no source of images is called 'npy'. Did you mean 'npz'"),
         ({"data": {"path": "nowhere.npz"}}, "data: no file at nowhere.npz"),
+        ({"data": {"path": None}}, "task.data.path is missing; images from 'npz' need it"),
         ({"data": {"pth": "x"}}, "task has no setting 'pth'. Did you mean 'path'"),
         ({"data": {"mean": None}}, "task.data.mean is missing: a number per channel"),
         ({"data": {"mean": [0.5, 0.5]}}, "mean has 2 numbers, the images have 1 channels"),
