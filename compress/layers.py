@@ -92,12 +92,12 @@ def survey(model: nn.Module, example: Tensor) -> Inventory:
     Raises:
         ParetuneError: the model cannot be copied to the example's device, or its forward fails on `example`.
     """
-    try:
-        twin = copy.deepcopy(model).to(example.device).eval()
-    except Exception as error:
-        raise ParetuneError(f"the model cannot be copied: {first_line(error)}") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        try:
+            twin = copy.deepcopy(model).to(example.device).eval()
+        except Exception as error:
+            raise ParetuneError(f"the model cannot be copied: {first_line(error)}") from error
         watched = watch(twin, example)
     norms = folding(watched.layers, watched.trace, watched.shared) if watched.trace else {}
     weighted = (layer.name for layer in watched.layers if layer.kind in ("conv", "linear"))

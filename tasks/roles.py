@@ -33,8 +33,8 @@ def roles_of(
     """The roles of images with the targets `train` and `test`, every class in proportion.
 
     `trained_on` says what the weights have seen: "train" is all training images, as published checkpoints have;
-    "other" none of these. After "train" a validation split cut from the training images would tell nothing (ResNet-20
-    on CIFAR-10: 0.2 % error there, 8.3 % on the test set), so `val` is a fixed half of the test images and `test` the
+    "other" none of these. After "train" a validation split cut from the training images would tell what the network
+    remembers, so `val` is a fixed half of the test images and `test` the
     other half. After "other" `val` is `val_share` of the training images, which then train nothing, and `test` stays
     whole. `val` "train" or "test" asks for one of the two; "contaminated_train" cuts from the training images in any
     case. `train_images` and `val_images` leave only so many. The test images are never thinned out.
