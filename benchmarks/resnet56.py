@@ -1,8 +1,8 @@
 """ResNet-56 at 2.12 times fewer MACs without training: python benchmarks/resnet56.py cifar10.npz resnet56.th [--write].
 
 `cifar10.npz` holds x_train, y_train, x_test and y_test as in conf/data/npz.yaml, `resnet56.th` is the checkpoint of
-https://github.com/akamaster/pytorch_resnet_cifar10. Half an hour on one core; with `uniform global` at the end of the command, which
-leaves the sensitivity curves out, five minutes.
+https://github.com/akamaster/pytorch_resnet_cifar10. Half an hour on one core; with `uniform global` at the end of the
+command, which leaves the sensitivity curves out, five minutes.
 """
 
 import sys
