@@ -7,11 +7,9 @@ from paper import publish
 
 from paretune.compress.layers import survey
 from paretune.compress.patterns import stand_in
-from paretune.costs.bill import paid, work_of
-from paretune.costs.hardware import Hardware
-from paretune.costs.partition import Split, partitioned
+from paretune.costs.bill import splits_of
 from paretune.plan import LayerPlan, Plan
-from paretune.profile import Profile, profile
+from paretune.profile import profile
 from paretune.recipe import Wanted
 from paretune.search.devices import hardware_of
 from paretune.tasks.bare import make_bare
@@ -41,19 +39,13 @@ def rows() -> Iterator[Sequence[str]]:
                 LayerPlan(layer=n, weight_bits=8, activation_bits=8, pattern=pattern(inventory.layer[n].weight_shape))
                 for n in LAYERS
             )
-            found = _splits(profile(inventory, Plan(layers=tuple(layers))), hardware)
+            found = splits_of(profile(inventory, Plan(layers=tuple(layers))), hardware)
             dense, serial, parallel = (
                 sum(getattr(split, f"{which}_cycles") for split in found) for which in ("dense", "serial", "parallel")
             )
             gain = sum(split.dense_energy for split in found) / sum(split.blocks_energy for split in found)
             speeds = (dense / serial, serial / parallel, dense / parallel, gain)
             yield hardware.name, str(parts), *(f"{speed:.2f}" for speed in speeds)
-
-
-def _splits(rows: Profile, hardware: Hardware) -> tuple[Split, ...]:
-    return partitioned(
-        rows, hardware, lambda row: work_of(row, hardware), lambda row, work: paid(row, hardware).energy_pj
-    )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from paretune.costs.energy import energy_of
+from paretune.costs.energy import Spent, energy_of
 from paretune.costs.finn import finn_work, network_cycles, network_resources
 from paretune.costs.hardware import Hardware, Work
-from paretune.costs.partition import parallel_cycles
+from paretune.costs.partition import Split, parallel_cycles, partitioned
 from paretune.costs.systolic import systolic_work
 from paretune.errors import pick
 from paretune.profile import Profile, Row
@@ -19,8 +19,18 @@ class Paid:
     """What one row costs on a piece of hardware; energies in the units of its two tables."""
 
     work: Work
-    energy_pj: float
-    energy_relative: float
+    spent: Spent
+    relative: Spent
+
+    @property
+    def energy_pj(self) -> float:
+        """All of its energy by the table in pJ."""
+        return self.spent.total
+
+    @property
+    def energy_relative(self) -> float:
+        """All of its energy by the relative table."""
+        return self.relative.total
 
 
 def work_of(row: Row, hardware: Hardware) -> Work:
@@ -37,8 +47,23 @@ def paid(row: Row, hardware: Hardware) -> Paid:
     work = work_of(row, hardware)
     return Paid(
         work=work,
-        energy_pj=energy_of(row, work, hardware, hardware.energy).total,
-        energy_relative=energy_of(row, work, hardware, hardware.relative_energy).total,
+        spent=energy_of(row, work, hardware, hardware.energy),
+        relative=energy_of(row, work, hardware, hardware.relative_energy),
+    )
+
+
+def splits_of(rows: Profile, hardware: Hardware) -> tuple[Split, ...]:
+    """The partitioned layers on several accelerators, next to the dense layer on one, with energies in pJ.
+
+    None with `target_cycles`: there the dense layer and its blocks have engines of different sizes.
+    """
+    if hardware.target_cycles is not None:
+        return ()
+    return partitioned(
+        rows,
+        hardware,
+        lambda row: work_of(row, hardware),
+        lambda row, work: energy_of(row, work, hardware, hardware.energy).total,
     )
 
 

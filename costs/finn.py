@@ -15,7 +15,7 @@ from paretune.costs.folding import (
     shape_of,
     uses_dsps,
 )
-from paretune.costs.hardware import Hardware, Work
+from paretune.costs.hardware import NO_WORK, Hardware, Work
 from paretune.costs.skipping import in_float, kept_macs
 from paretune.profile import Row
 
@@ -34,7 +34,6 @@ class Resources:
 
 
 NOTHING = Resources(luts=0, dsps=0, brams=0)
-IDLE = Work(cycles=0, macs=0, passes=0, utilisation=0.0, weights_read=0, inputs_read=0, outputs_moved=0)
 
 
 def finn_work(row: Row, hardware: Hardware) -> Work:
@@ -48,7 +47,7 @@ def finn_work(row: Row, hardware: Hardware) -> Work:
     unstructured) all inputs go past, kept or not. Sums stay in the elements, so an output moves once.
     """
     if not runs(row):
-        return IDLE
+        return NO_WORK
     folding = fold(row, hardware)
     pe, simd, cycles = folding.pe, folding.simd, folding.cycles
     shape = shape_of(row, hardware, pe)

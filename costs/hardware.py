@@ -80,3 +80,6 @@ class Work:
     weights_read: int
     inputs_read: int
     outputs_moved: int
+
+
+NO_WORK = Work(cycles=0, macs=0, passes=0, utilisation=0.0, weights_read=0, inputs_read=0, outputs_moved=0)

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from paretune.costs.hardware import Hardware, Work
+from paretune.costs.hardware import NO_WORK, Hardware, Work
 from paretune.costs.skipping import kept_macs, streamed, whole
 from paretune.profile import Row
-
-NO_WORK = Work(cycles=0, macs=0, passes=0, utilisation=0.0, weights_read=0, inputs_read=0, outputs_moved=0)
 
 # (laid along the rows, laid along the columns, streamed in time) of a product, from (positions, inner, filters).
 MAPPINGS: Mapping[str, Callable[[int, int, int], tuple[int, int, int]]] = {

@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 
-from paretune.costs.bill import work_of
-from paretune.costs.energy import energy_of
+from paretune.costs.bill import splits_of
 from paretune.costs.finn import floats
 from paretune.costs.folding import too_slow
-from paretune.costs.hardware import Hardware, Work
-from paretune.costs.partition import Split, partitioned
+from paretune.costs.hardware import Hardware
+from paretune.costs.partition import Split
 from paretune.costs.table import COSTS, costs_for, static_costs
 from paretune.findings import Findings, Trial
 from paretune.plan import DENSE
-from paretune.profile import Profile, Row, profile
+from paretune.profile import Profile, profile
 from paretune.records import from_plain
 from paretune.report.hardware_layers import LayersInfo, layers_info
 from paretune.report.picks import dense_pick, picks
@@ -74,7 +73,7 @@ def hardware_info(findings: Findings) -> HardwareInfo | None:
     hardware = from_plain(Hardware, known)
     points = _points(findings)
     totals = [static_costs(point.rows, hardware) for point in points]
-    splits = tuple((point, found) for point in points if (found := _splits(point.rows, hardware)))
+    splits = tuple((point, found) for point in points if (found := splits_of(point.rows, hardware)))
     shown = [name for name in SHOWN if name in costs_for(hardware) and (name != "parallel_cycles" or splits)]
     watched = bool(findings.inventory.steps)
     return HardwareInfo(
@@ -147,20 +146,6 @@ def _layers(points: Sequence[Point], hardware: Hardware, watched: bool) -> Layer
         return None
     dense, point = points[:2]
     return layers_info(dense.rows, point.rows, hardware, title=point.title, names=point.names, watched=watched)
-
-
-def _splits(rows: Profile, hardware: Hardware) -> tuple[Split, ...]:
-    """The partitioned layers; none where every layer has an engine of its own, which no block could share."""
-    if "parallel_cycles" not in costs_for(hardware):
-        return ()
-
-    def work(row: Row) -> Work:
-        return work_of(row, hardware)
-
-    def spent(row: Row, done: Work) -> float:
-        return energy_of(row, done, hardware, hardware.energy).total
-
-    return partitioned(rows, hardware, work, spent)
 
 
 def _uncounted(

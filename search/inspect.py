@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from paretune.compress.narrow import narrow
-from paretune.costs.bill import Paid, paid, work_of
+from paretune.costs.bill import Paid, paid, splits_of
 from paretune.costs.counts import row_bops, row_bytes, row_effective_macs
-from paretune.costs.energy import Spent, energy_of
 from paretune.costs.finn import Resources, floats, resources_of
 from paretune.costs.folding import Folding, fold, runs, too_slow
 from paretune.costs.hardware import Hardware
-from paretune.costs.partition import Split, partitioned
+from paretune.costs.partition import Split
 from paretune.costs.table import costs_for, costs_of, source_on
 from paretune.frozen import HEADER_BYTES
 from paretune.inventory import Inventory
@@ -32,7 +31,6 @@ class Line:
 
     row: Row
     paid: Paid
-    spent: Spent
     shape: tuple[int, ...]
     groups: tuple[tuple[str, str], ...]
     share: float
@@ -109,15 +107,7 @@ def inspect(name: str, inventory: Inventory, asked: Mapping[str, Any], hardware:
         kept={group: len(units) for group, units in plan.kept.items()},
         slow=too_slow(rows, hardware) if finn else (),
         misfits=floats(rows) if finn else (),
-        # Side by side the dense layer and its blocks have engines of different sizes, which compare to nothing.
-        splits=()
-        if hardware.target_cycles is not None
-        else partitioned(
-            rows,
-            hardware,
-            lambda row: work_of(row, hardware),
-            lambda row, work: energy_of(row, work, hardware, hardware.energy).total,
-        ),
+        splits=splits_of(rows, hardware),
         bits=bits,
     )
 
@@ -131,7 +121,6 @@ def _line(row: Row, left: Inventory, hardware: Hardware, macs: int) -> Line:
     return Line(
         row=row,
         paid=found,
-        spent=energy_of(row, found.work, hardware, hardware.energy),
         shape=layer.output_shape if layer else (row.groups, row.positions, row.filters),
         groups=tuple((group, member.axis) for group, member in left.cuts.get(row.name, ())),
         share=row.macs / macs,
@@ -186,7 +175,7 @@ def _plain_line(line: Line) -> dict[str, Any]:
         "energy_pj": line.paid.energy_pj, "energy_relative": line.paid.energy_relative, "cycles": work.cycles,
         "passes": work.passes, "utilisation": work.utilisation, "alive_bytes": row.alive_bytes,
         "folding": {"pe": line.folding.pe, "simd": line.folding.simd} if line.folding else None,
-        "energy": asdict(line.spent), **(asdict(line.needs) if line.needs else {}),
+        "energy": asdict(line.paid.spent), **(asdict(line.needs) if line.needs else {}),
         "groups": [{"group": group, "axis": axis} for group, axis in line.groups],
     }  # fmt: skip
 

@@ -160,7 +160,7 @@ def _energy(found: Inspection) -> list[str]:
     if not total:
         return []
     parts = {
-        where: sum(getattr(line.spent, where) for line in found.lines) / total
+        where: sum(getattr(line.paid.spent, where) for line in found.lines) / total
         for where in ("operations", "register", "buffer", "dram")
     }
     return [f"energy goes to: {', '.join(f'{where} {share:.1%}' for where, share in parts.items())}"]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from paretune.costs.devices import parse_energy
 from paretune.costs.energy import Spent, energy_of, mac_energy, per_buffer_bit, weight_bits_stored
-from paretune.costs.hardware import Hardware, Work
+from paretune.costs.hardware import NO_WORK, Hardware, Work
 from paretune.costs.skipping import streamed
-from paretune.costs.systolic import NO_WORK, systolic_work
+from paretune.costs.systolic import systolic_work
 from paretune.errors import ParetuneError
 from paretune.plan import Codes
 from paretune.profile import Row

@@ -7,8 +7,8 @@ from hand_made_rows import ARRAY, linear
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.costs.hardware import DATAFLOWS, SKIPS, Hardware
-from paretune.costs.systolic import MAPPINGS, NO_WORK, TRAFFIC, systolic_work
+from paretune.costs.hardware import DATAFLOWS, NO_WORK, SKIPS, Hardware
+from paretune.costs.systolic import MAPPINGS, TRAFFIC, systolic_work
 from paretune.profile import Row
 
 SIZES = st.integers(1, 40)
