@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from paretune.search.door import main
+from door_call import calling
 
 
 @pytest.fixture
@@ -31,14 +30,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def call(here, capsys):
     """Run a command; gives (exit code, standard output, standard error)."""
-
-    def run(*words):
-        with pytest.raises(SystemExit, match=r"\d") as left:
-            main(words)
-        printed = capsys.readouterr()
-        return left.value.code, printed.out, printed.err
-
-    return run
+    return calling(capsys)
 
 
 # What is measured before the first trial is said with its seconds; nothing else belongs on standard error.

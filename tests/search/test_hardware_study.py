@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import yaml
+from door_call import calling
 from tiny_task import tiny_task
 
 from paretune.costs.table import static_costs
@@ -16,7 +17,6 @@ from paretune.plan import DENSE
 from paretune.profile import profile
 from paretune.search import check, confirm, evaluate
 from paretune.search.devices import hardware_of, packaged
-from paretune.search.door import main
 from paretune.search.read import read_findings
 from paretune.search.study import run_study
 
@@ -207,14 +207,7 @@ def test_what_is_no_hardware_is_refused_in_one_line(here, asked, message):
 def call(here, monkeypatch, capsys):
     """Run a command; gives (exit code, standard output, standard error)."""
     monkeypatch.setattr(check, "warn_if_stuck_here", lambda bench: None)  # takes a second, and test_door.py has it
-
-    def run(*words):
-        with pytest.raises(SystemExit, match=r"\d") as left:
-            main(words)
-        printed = capsys.readouterr()
-        return left.value.code, printed.out, printed.err
-
-    return run
+    return calling(capsys)
 
 
 STUDY = ("study", "--config-dir", "my_conf", "task=tiny", "space.recover.epochs=1", "study.trials=1")
