@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from paretune.errors import ParetuneError, first_line, pick
-from paretune.tasks.bare import BARE, make_bare
 from paretune.tasks.images import Images
+from paretune.tasks.network import network
 from paretune.tasks.roles import Roles, roles_of
 from paretune.tasks.sources import SOURCES, Arrays, Raw
 from paretune.tasks.target import check_known
 from paretune.tasks.task import Task, fingerprint
-from paretune.tasks.torchvision_models import published_state
-from paretune.tasks.weights import load_state, read_state
 
-OF_MODEL = ("source", "weights", "trained_on")
 OF_DATA = ("source", "mean", "std", "batch", "pad", "flip")
 OF_ROLES = ("val", "val_share", "train_images", "val_images", "seed")
 
@@ -35,7 +31,7 @@ def classification(*, model: Mapping[str, Any], data: Mapping[str, Any], device:
     Raises:
         ParetuneError: a part that is unknown, missing or cannot be read; weights, classes or channels that do not fit.
     """
-    net = _network(model)
+    net = network(model)
     raw = _raw(data)
     roles = roles_of(
         _arrays(raw.train, "training").targets, _arrays(raw.test, "test").targets, trained_on=model.get("trained_on"),
@@ -51,28 +47,6 @@ def classification(*, model: Mapping[str, Any], data: Mapping[str, Any], device:
         origin={"name": "classification", "model": dict(model), "data": dict(data)},
         roles={**roles.words, **({"left out": "; ".join(raw.notes)} if raw.notes else {})},
     )  # fmt: skip
-
-
-def _network(model: Mapping[str, Any]) -> nn.Module:
-    source = str(model.get("source"))
-    pick(BARE, source, "source of models")
-    rest = {key: value for key, value in model.items() if key not in OF_MODEL and value is not None}
-    bare = make_bare({"name": source, **rest})
-    assert bare is not None
-    weights = model.get("weights")
-    if weights is None:
-        raise ParetuneError(
-            "task.model.weights is missing: a file with trained weights (.pth, .th, .safetensors), or for torchvision "
-            "a name such as DEFAULT"
-        )
-    load_state(bare.model, _state(source, str(model.get("model")), str(weights)))
-    return bare.model
-
-
-def _state(source: str, model: str, weights: str) -> dict[str, Tensor]:
-    if source == "torchvision" and not Path(weights).suffix:
-        return published_state(model, weights)
-    return read_state(Path(weights))
 
 
 def _raw(data: Mapping[str, Any]) -> Raw:
