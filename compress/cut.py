@@ -18,8 +18,8 @@ Gone = dict[tuple[str, Axis], set[int]]  # the indices that leave, by layer and 
 def cut(model: nn.Module, inventory: Inventory, kept: Kept) -> nn.Module:
     """A smaller copy of `model` in which every group in `kept` keeps only these units; other groups stay whole.
 
-    Weights, biases and running statistics are sliced, and the modules' channel counts follow. Mode, device,
-    requires_grad and hooks are copied; `model` is left as it is.
+    Weights, biases and running statistics are sliced, and the modules' channel counts and settings follow. Mode,
+    device, requires_grad and hooks are copied; `model` is left as it is.
 
     Raises:
         ImpossiblePlan: an unknown group, or units that are empty, not ascending or out of range.
@@ -32,7 +32,17 @@ def cut(model: nn.Module, inventory: Inventory, kept: Kept) -> nn.Module:
     small = copy.deepcopy(model, memo)
     for name in _touched(inventory, gone):
         _resize(small.get_submodule(name), inventory.layer[name].depthwise)
+    for name, units in kept.items():
+        _set(small, inventory.group[name], len(units))
     return small
+
+
+def _set(small: nn.Module, group: Group, kept: int) -> None:
+    """Numbers in modules that follow the units, such as a number of heads."""
+    for setting in group.settings:
+        module = small.get_submodule(setting.module)
+        before = getattr(module, setting.name)
+        setattr(module, setting.name, before - setting.per_unit * (group.channels - kept))
 
 
 def zero(model: nn.Module, inventory: Inventory, kept: Kept) -> nn.Module:

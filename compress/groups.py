@@ -1,213 +1,230 @@
 """Channel groups: which output channels of which layers can only leave together."""
 
 import copy
-import ctypes
 import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from fnmatch import fnmatchcase
 
-import torch_pruning as tp
 from torch import Tensor, nn
 
-from paretune.compress.layers import Watched, observed, tensors, watch
+from paretune.compress.channels import Followed, Place, follow
+from paretune.compress.labels import Atoms
+from paretune.compress.layers import Watched, observed, watch
 from paretune.compress.proof import proven
-from paretune.errors import ParetuneError, first_line
+from paretune.compress.splits import Follower, setting, settle
+from paretune.errors import ParetuneError, first_line, near_miss
 from paretune.inventory import Axis, Group, Inventory, Layer, Member
 
-Place = tuple[str, Axis]
 Roots = dict[int, set[int]]  # index along a weight axis -> channels of the group's first producer
+TRIES = 4  # readings of a module that takes channels apart
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traced:
-    """What torch-pruning says about one producer's channels; `reason` is why they cannot leave, or empty."""
+    """What is known of one producer's channels; `reason` is why they cannot leave, or empty. `roots` are its channels
+    by the atom that stands for them."""
 
     name: str
     channels: int
     places: dict[Place, Roots]
     reason: str
+    roots: Roots
 
 
-def discover(model: nn.Module, example: Tensor, *, seconds: float = 60.0) -> Inventory:
+def discover(model: nn.Module, example: Tensor, *, seconds: float = 60.0, exclude: Iterable[str] = ()) -> Inventory:
     """The layers and prunable channel groups of `model`, seen on `example` (1, ...); `model` is left untouched.
 
-    Channels are followed by torch-pruning's dependency graph (Fang et al. 2023, DepGraph,
-    https://arxiv.org/abs/2301.12900); every group is then checked by a real cut. Groups that reach the model's input or
-    output, a layer that cannot be sliced or a layer used twice stay whole and are listed with the reason. The channels
-    of a grouped convolution are bundled so that each of its conv groups loses the same number. What one forward runs
-    and keeps in memory is watched, and how that follows the channels is checked by two cuts. Takes about the time of
-    ten forwards, at most `seconds` (wall clock).
+    Channels are followed through the operations of one forward, as in a dependency graph (Fang et al. 2023, DepGraph,
+    https://arxiv.org/abs/2301.12900), and attention leaves by heads; every group is then checked by a real cut. Groups
+    that reach the model's input or output, a layer that cannot be sliced, a layer used twice or one whose name matches
+    a shell wildcard in `exclude` stay whole and are listed with the reason. The channels of a grouped convolution are
+    bundled so that each of its conv groups loses the same number. What one forward runs and keeps in memory is watched,
+    and how that follows the channels is checked by two cuts. Takes about the time of ten forwards, at most `seconds`
+    (wall clock) for the groups.
 
     Raises:
-        ParetuneError: the forward fails on `example`, the model cannot be traced, or time is up.
+        ParetuneError: the forward fails on `example`, the model cannot be copied, a wildcard matches no layer, or time
+            is up.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _within(seconds, lambda: _discover(model, example))
+    deadline = time.monotonic() + seconds
+    try:
+        return _apart(lambda: _discover(model, example, deadline, tuple(exclude)))
+    except TimeoutError as error:
+        raise ParetuneError(
+            f"finding the channel groups took longer than {seconds:g} s; exclude layers by name (inventory.exclude) or "
+            "give groups by hand (inventory.groups)"
+        ) from error
 
 
-def _within(seconds: float, work: Callable[[], Inventory]) -> Inventory:
-    """Runs `work` in a thread of its own: a limit by signal would hold in the main thread only, and take away the
-    caller's own alarm. The thread also starts free of the caller's no_grad and autocast."""
+def _apart(work: Callable[[], Inventory]) -> Inventory:
+    """Runs `work` in a thread of its own, which starts free of the caller's no_grad, autocast and inference mode."""
     done: list[Inventory] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            done.append(work())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                done.append(work())
         except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        # torch-pruning's endless loops are plain Python: an exception raised inside ends them
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-        raise ParetuneError(
-            f"finding the channel groups took longer than {seconds:g} s; try a smaller example or a longer limit; "
-            "if neither helps, torch-pruning does not get through this model's graph"
-        )
+    thread.join()
     if failed:
         raise failed[0]
     return done[0]
 
 
-def _discover(model: nn.Module, example: Tensor) -> Inventory:
+def _discover(model: nn.Module, example: Tensor, deadline: float, exclude: tuple[str, ...]) -> Inventory:
     try:
         twin = copy.deepcopy(model).to(example.device).eval()
     except Exception as error:
         raise ParetuneError(f"the model cannot be copied: {first_line(error)}") from error
     watched = watch(twin, example)
+    excluded = _excluded(exclude, watched.layers)
     try:
-        framed, graph = _graph(twin, example)
-        traced = _all(graph, framed, watched)
+        followed = follow(twin, example, watched, deadline)
+    except TimeoutError:
+        raise
     except Exception as error:
-        raise ParetuneError(f"torch-pruning cannot trace the model: {first_line(error)}") from error
-    layers = _with_norms(graph, twin, watched)
+        raise ParetuneError(f"the model's channels cannot be followed: {first_line(error)}") from error
+    inventory = _proven(twin, example, watched, followed, excluded, deadline)
+    return observed(twin, example, inventory, watched.trace)
+
+
+def _excluded(patterns: tuple[str, ...], layers: tuple[Layer, ...]) -> frozenset[str]:
+    names = [layer.name for layer in layers]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ParetuneError(f"inventory.exclude: no layer matches '{pattern}'.{near_miss(pattern, names)}")
+    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def _proven(
+    twin: nn.Module, example: Tensor, watched: Watched, followed: Followed, excluded: frozenset[str], deadline: float
+) -> Inventory:
+    """Groups whose cut fails are tried again with the next reading of the splits that they meet."""
+    book, before = followed.book, list(followed.book.parent)
+    tries: dict[int, int] = {}
+    best: Inventory | None = None
+    for _ in range(TRIES):
+        book.parent[:] = before
+        followers, ways = settle(book, twin, tries)
+        found = _inventory(watched, followed, followers, excluded, example)
+        if best is not None:
+            known = {member.layer for group in best.groups for member in group.producers}
+            new = (g for g in found.groups if not known & {member.layer for member in g.producers})
+            order = [layer.name for layer in found.layers]
+            both = sorted((*best.groups, *new), key=lambda group: order.index(group.name))
+            found = replace(found, groups=tuple(both))
+        best = proven(twin, example, found, deadline=deadline)
+        lost = {group.name for group in found.groups} - set(best.group)
+        again = _met(book, followed, lost, ways, tries)
+        if not again:
+            break
+        tries |= again
+    assert best is not None
+    return best
+
+
+def _met(
+    book: Atoms, followed: Followed, lost: set[str], ways: Mapping[int, int], tries: Mapping[int, int]
+) -> dict[int, int]:
+    """The next reading of every split that meets the groups called `lost`, if there is another."""
+    classes = {book.find(atom) for name in lost for atom in followed.places[name, "out"][0].tolist() if atom >= 0}
+    found = {}
+    for number, count in ways.items():
+        hit = any(book.find(atom) in classes for atom in set(book.splits[number].atoms.ravel().tolist()) if atom >= 0)
+        if hit and tries.get(number, 0) + 1 < count:
+            found[number] = tries.get(number, 0) + 1
+    return found
+
+
+def _inventory(
+    watched: Watched, followed: Followed, followers: list[Follower], excluded: frozenset[str], example: Tensor
+) -> Inventory:
+    layers = _with_norms(watched, followed)
+    traced = _all(followed, layers, excluded)
     traced = _keep_whole(traced, _mixed(traced, layers))
-    groups = {item.name: _group(item, layers) for item in traced if not item.reason}
+    groups = {item.name: _group(item, layers, followers, followed.book) for item in traced if not item.reason}
     single = {name: "its channels can only leave all at once" for name, group in groups.items() if group.channels < 2}
-    inventory = Inventory(
+    return Inventory(
         layers=layers,
         groups=tuple(group for group in groups.values() if group.channels > 1),
         input_shape=tuple(example.shape[1:]),
         whole=_whole(_keep_whole(traced, single), layers),
     )
-    return observed(twin, example, proven(twin, example, inventory), watched.trace)
 
 
-class _Framed(nn.Module):
-    """The model between an entry and an exit that torch-pruning can see.
+def _with_norms(watched: Watched, followed: Followed) -> tuple[Layer, ...]:
+    """The layers, each with the batch norm that alone reads its output; one without statistics never folds."""
+    fixed = {layer.name: layer for layer in watched.layers if layer.kind == "norm" and layer.buffers}
 
-    Without them it does not notice a residual from the input, miscounts a concatenation with it, and overlooks
-    an output that other layers read as well. The entry is a batch norm: that has a known number of channels.
-    """
+    def norm(layer: Layer) -> str | None:
+        readers = followed.readers.get(layer.name, [])
+        found = fixed.get(readers[0]) if len(readers) == 1 else None
+        if found is None or layer.kind not in ("conv", "linear") or {layer.name, found.name} & watched.shared:
+            return None
+        fits = found.weight_shape == layer.weight_shape[:1] and (layer.kind == "conv" or layer.positions == 1)
+        return found.name if fits else None
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        super().__init__()
-        norms: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-        seen = example.dim() in norms and example.is_floating_point()
-        self.entry = norms[example.dim()](example.shape[1], device=example.device) if seen else nn.Identity()
-        self.model = model
-
-    def forward(self, example: Tensor) -> list[Tensor]:
-        return [tensor * 1 for tensor in tensors(self.model(self.entry(example))) if tensor.requires_grad]
+    return tuple(replace(layer, norm=norm(layer)) for layer in watched.layers)
 
 
-def _graph(model: nn.Module, example: Tensor) -> tuple[_Framed, Any]:
-    framed = _Framed(model, example).eval()
-    for parameter in framed.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    graph = tp.DependencyGraph()
-    # without forward_fn it first calls model(*example), which a plain convolution takes for an unbatched input
-    graph.build_dependency(
-        framed,
-        example_inputs=example,
-        forward_fn=lambda net, given: net(given),
-        unwrapped_parameters=[],
-        customized_pruners={},
-        ignored_layers=[],
-        ignored_params=[],
-        verbose=False,
-    )
-    return framed, graph
-
-
-def _all(graph: Any, framed: _Framed, watched: Watched) -> list[Traced]:
+def _all(followed: Followed, layers: tuple[Layer, ...], excluded: frozenset[str]) -> list[Traced]:
     """One entry per set of coupled producers, in order of execution."""
-    layers = {framed.model.get_submodule(layer.name): layer for layer in watched.layers}
+    where = _where(followed)
+    stuck: dict[int, tuple[int, str]] = {}
+    for order, (atom, reason) in enumerate(followed.book.stuck.items()):
+        stuck.setdefault(followed.book.find(atom), (order, reason))
     found: list[Traced] = []
     seen: set[str] = set()
-    for module, layer in layers.items():
+    for layer in layers:
         if layer.kind not in ("conv", "linear") or layer.name in seen:
             continue
-        if module not in graph.module2node:
-            found.append(_lost(layer))
-            continue
-        found.append(_trace(graph, framed, layers, module, watched.shared))
+        found.append(_trace(layer, followed, where, stuck, excluded))
         seen.update(name for name, axis in found[-1].places if axis == "out")
     return found
 
 
-def _lost(layer: Layer) -> Traced:
-    places: dict[Place, Roots] = {(layer.name, "out"): {}}
-    return Traced(name=layer.name, channels=0, places=places, reason="the tracer cannot follow its output")
+Where = dict[int, list[tuple[Place, int]]]  # places and indices by the atom that stands for what lies there
+
+
+def _where(followed: Followed) -> Where:
+    where: Where = {}
+    for place, rows in followed.places.items():
+        for row in rows:
+            for index, atom in enumerate(row.tolist()):
+                if atom >= 0:
+                    where.setdefault(followed.book.find(atom), []).append((place, index))
+    return where
 
 
 def _trace(
-    graph: Any, framed: _Framed, layers: Mapping[nn.Module, Layer], root: nn.Module, shared: frozenset[str]
+    layer: Layer, followed: Followed, where: Where, stuck: Mapping[int, tuple[int, str]], excluded: frozenset[str]
 ) -> Traced:
-    channels = layers[root].weight_shape[0]
-    prune = graph.get_pruner_of_module(root).prune_out_channels
+    rows = followed.places.get((layer.name, "out"))
+    if rows is None:
+        lost: dict[Place, Roots] = {(layer.name, "out"): {}}
+        return Traced(name=layer.name, channels=0, places=lost, reason="the tracer cannot follow its output", roots={})
+    roots: Roots = {}
+    for channel, atom in enumerate(rows[0].tolist()):
+        if atom >= 0:
+            roots.setdefault(followed.book.find(atom), set()).add(channel)
     places: dict[Place, Roots] = {}
-    reasons: list[str] = []
-    for item in graph.get_pruning_group(root, prune, list(range(channels))):
-        layer = layers.get(item.dep.target.module)
-        reasons.append(_reason(item.dep.target, layer, framed, shared))
-        if layer is None or layer.kind == "other":
-            continue
-        outward = layer.kind == "norm" or layer.depthwise or graph.is_out_channel_pruning_fn(item.dep.handler)
-        roots = places.setdefault((layer.name, "out" if outward else "in"), {})
-        for index, source in zip(item.idxs, item.root_idxs, strict=True):
-            roots.setdefault(index, set()).add(source)
-    reason = next(filter(None, reasons), "")
-    return Traced(name=layers[root].name, channels=channels, places=places, reason=reason)
-
-
-def _reason(node: Any, layer: Layer | None, framed: _Framed, shared: frozenset[str]) -> str:
-    if node.type == tp.ops.OPTYPE.OUTPUT:
-        return "its channels are the model's output"
-    if node.module is framed.entry:
-        return "its channels are tied to the model's input"
-    if isinstance(node.module, nn.Parameter):
-        return "its channels meet a parameter that belongs to no layer"
-    if layer is not None and layer.name in shared:
-        return f"'{layer.name}' is used more than once"
-    if layer is not None and layer.kind != "other":
-        return ""
-    name = next((name for name, module in framed.model.named_modules() if module is node.module), None)
-    return f"its channels pass '{name}' ({type(node.module).__name__}), which cannot be sliced" if name else ""
-
-
-def _with_norms(graph: Any, model: nn.Module, watched: Watched) -> tuple[Layer, ...]:
-    """The layers, each with the batch norm that alone reads its output."""
-    names = {module: name for name, module in model.named_modules()}
-    batch_norms = {layer.name for layer in watched.layers if layer.kind == "norm"} - watched.shared
-
-    def norm(layer: Layer) -> str | None:
-        node = graph.module2node.get(model.get_submodule(layer.name))
-        if layer.kind not in ("conv", "linear") or layer.name in watched.shared or node is None:
-            return None
-        if len(node.outputs) != 1 or len(node.outputs[0].inputs) != 1:
-            return None
-        reader = node.outputs[0].module
-        fixed = getattr(reader, "running_mean", None) is not None  # else it normalises by the batch, even in eval mode
-        return names[reader] if fixed and names.get(reader) in batch_norms else None
-
-    return tuple(replace(layer, norm=norm(layer)) for layer in watched.layers)
+    for atom, channels in roots.items():
+        for place, index in where[atom]:
+            places.setdefault(place, {}).setdefault(index, set()).update(channels)
+    reasons = sorted(stuck[atom] for atom in roots if atom in stuck)
+    reason = reasons[0][1] if reasons else ""
+    if not reason and any(name in excluded for name, _ in places):
+        reason = "excluded by name"
+    return Traced(name=layer.name, channels=len(rows[0]), places=places, reason=reason, roots=roots)
 
 
 def _mixed(traced: list[Traced], layers: tuple[Layer, ...]) -> dict[str, str]:
@@ -242,7 +259,7 @@ def _whole(traced: list[Traced], layers: tuple[Layer, ...]) -> dict[str, str]:
     }
 
 
-def _group(traced: Traced, layers: tuple[Layer, ...]) -> Group:
+def _group(traced: Traced, layers: tuple[Layer, ...], followers: list[Follower], book: Atoms) -> Group:
     """Bundles the channels that share an index somewhere, or a place in the conv groups of a grouped convolution."""
     table = {layer.name: layer for layer in layers}
     local = [_local(roots, table[name], axis) for (name, axis), roots in traced.places.items()]
@@ -257,7 +274,8 @@ def _group(traced: Traced, layers: tuple[Layer, ...]) -> Group:
         members.append(Member(layer=name, axis=axis, units=tuple(tuple(sorted(indices)) for indices in units)))
     order = {layer.name: position for position, layer in enumerate(layers)}
     members.sort(key=lambda member: (order[member.layer], member.axis == "out"))
-    return Group(name=traced.name, channels=max(unit) + 1, members=tuple(members))
+    settings = tuple(dict.fromkeys(filter(None, (setting(item, traced.roots, unit, book) for item in followers))))
+    return Group(name=traced.name, channels=max(unit) + 1, members=tuple(members), settings=settings)
 
 
 def _local(roots: Roots, layer: Layer, axis: Axis) -> Roots:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from dataclasses import replace
 
 import torch
@@ -11,32 +12,50 @@ from paretune.compress.cut import cut, zero
 from paretune.compress.layers import tensors
 from paretune.inventory import Group, Inventory
 
+Groups = tuple[Group, ...]
+
 SAME = 1e-3  # relative; float noise is near 1e-6, a wrong index near 1
 UNPROVEN = "a cut and a zeroed copy disagree, so the channels mix in a way the tracer does not see"
 
 
-def proven(model: nn.Module, example: Tensor, inventory: Inventory) -> Inventory:
+def proven(model: nn.Module, example: Tensor, inventory: Inventory, *, deadline: float = math.inf) -> Inventory:
     """`inventory` with only those groups whose cut model equals the zeroed model on `example` (N, ...).
 
-    The tracer takes every operation it does not know for a pointwise one, which a channel shuffle or a softmax over
-    channels is not. Usually one forward pair proves all groups; only if it fails are they tried one after another.
-    Weights and running statistics are replaced by random ones (own seed), so that no special value hides a mistake.
+    An operation may depend on the number of channels in a way that nobody saw, such as a constant in a module. Usually
+    one forward pair proves all groups; if it fails, halves are tried, then their halves. Weights and running statistics
+    are replaced by random ones (own seed), so that no special value hides a mistake.
+
+    Raises:
+        TimeoutError: the monotonic clock is past `deadline`.
     """
     if not inventory.groups:
         return inventory
-    model = _scrambled(model, example.device)
-    if _agrees(model, example, inventory, inventory.groups):
+    model = _scrambled(model, example)
+    good = _good(model, example, inventory, (), inventory.groups, deadline)
+    if len(good) == len(inventory.groups):
         return inventory
-    good: tuple[Group, ...] = ()
     whole = dict(inventory.whole)
     for group in inventory.groups:
-        if _agrees(model, example, inventory, (*good, group)):
-            good = (*good, group)
-            continue
-        for member in group.producers:
+        for member in group.producers if group not in good else ():
             if inventory.layer[member.layer].kind != "norm":
                 whole[member.layer] = UNPROVEN
     return replace(inventory, groups=good, whole=whole)
+
+
+def _good(
+    model: nn.Module, example: Tensor, inventory: Inventory, known: Groups, tried: Groups, deadline: float
+) -> Groups:
+    """`known` and those of `tried` that can be cut with them."""
+    if time.monotonic() > deadline:
+        raise TimeoutError
+    if _agrees(model, example, inventory, (*known, *tried)):
+        return (*known, *tried)
+    if len(tried) == 1:
+        return known
+    half = len(tried) // 2
+    for part in (tried[:half], tried[half:]):
+        known = _good(model, example, inventory, known, part, deadline)
+    return known
 
 
 @torch.no_grad()
@@ -45,7 +64,14 @@ def _agrees(model: nn.Module, example: Tensor, inventory: Inventory, groups: tup
     kept = {group.name: tuple(u for u in range(group.channels) if u % 3 != 1) for group in groups}
     try:
         small = list(tensors(cut(model, part, kept)(example)))
-    except (RuntimeError, IndexError, ValueError):  # shapes that no longer fit together
+    except (
+        RuntimeError,
+        IndexError,
+        ValueError,
+        AssertionError,
+        TypeError,
+        ZeroDivisionError,
+    ):  # shapes that no longer fit together
         return False
     large = list(tensors(zero(model, part, kept)(example)))
     return all(_close(one, two) for one, two in zip(small, large, strict=True))
@@ -56,17 +82,33 @@ def _close(one: Tensor, two: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _scrambled(model: nn.Module, device: torch.device) -> nn.Module:
+def _scrambled(model: nn.Module, example: Tensor) -> nn.Module:
     model = copy.deepcopy(model)
-    chance = torch.Generator(device=device).manual_seed(0)
+    chance = torch.Generator(device=example.device).manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(0, math.sqrt(2 * len(parameter) / parameter.numel()), generator=chance)
         else:
             parameter.uniform_(0.5, 1.5, generator=chance)
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is not None:
-            assert module.running_var is not None
-            module.running_mean.uniform_(-0.5, 0.5, generator=chance)
-            module.running_var.uniform_(0.5, 1.5, generator=chance)
+    _statistics(model, example, chance)
     return model
+
+
+def _statistics(model: nn.Module, example: Tensor, chance: torch.Generator) -> None:
+    """Random ones near those of `example`: without them a deep network's activations grow until its gates amplify
+    rounding errors."""
+
+    def settle(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        mean, var = norm.running_mean, norm.running_var
+        if not given or not isinstance(mean, Tensor) or not isinstance(var, Tensor):
+            return
+        wide = given[0].transpose(0, 1).flatten(1)
+        var.uniform_(0.5, 1.5, generator=chance).mul_(wide.var(1, correction=0) + wide.mean(1) ** 2 / 10 + 1e-3)
+        mean.uniform_(-0.5, 0.5, generator=chance).mul_(var.sqrt()).add_(wide.mean(1))
+
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    handles = [norm.register_forward_pre_hook(settle) for norm in norms]
+    if norms:
+        model(example)
+    for handle in handles:
+        handle.remove()

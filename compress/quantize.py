@@ -23,6 +23,7 @@ from paretune.errors import ImpossiblePlan
 from paretune.plan import FLOAT, Plan
 from paretune.recipe import Quantizing
 
+HALF = (torch.bfloat16, torch.float16)
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional and named, as a forward hook gets them
 
 
@@ -66,7 +67,8 @@ def with_input(change: Callable[[Tensor], Tensor], inputs: tuple[Any, ...], name
 def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
     quantizer = layer.activation_quantizer
     assert isinstance(quantizer, ActivationQuantizer)
-    return with_input(quantizer, inputs, named)
+    # Autocast hands on 16-bit values, too coarse to round to 8 bits; weights stay float32 until the layer reads them.
+    return with_input(lambda x: quantizer(x.float() if x.dtype in HALF else x), inputs, named)
 
 
 @torch.no_grad()

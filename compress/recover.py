@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paretune.compress.descent import Descent
 from paretune.compress.hints import Hints, reading
 from paretune.compress.masks import masked_layers
+from paretune.compress.precision import PLAIN, Precision, training_in
 from paretune.compress.quantize import tell_quantizers
 from paretune.errors import ImpossiblePlan, ParetuneError, pick
 from paretune.recipe import DISTILL, MODES, Recovery
@@ -154,6 +156,7 @@ def finetune(
     kept: Sequence[int] | None = None,
     penalty: Penalty | None = None,
     parameters: Callable[[nn.Module], list[dict[str, object]]] | None = None,
+    precision: Precision = PLAIN,
 ) -> None:
     """Train `model` in place for `recovery.epochs`: SGD with momentum 0.9, warm-up over a tenth, then cosine.
 
@@ -162,7 +165,8 @@ def finetune(
     lets masked weights learn, though the forward stays masked; they keep what they learned behind the mask. In the mode
     `bn_frozen` batch norms use, and keep, the running statistics they came with; their scale and shift still learn.
     `penalty(model)` is added to the loss. `parameters(model)` gives the optimizer's groups, which may have learning
-    rates of their own; by default everything learns, and weights decay.
+    rates of their own; by default everything learns, and weights decay. `precision` is that of the student's forward
+    and backward passes only; the teacher answers in float32.
 
     Raises:
         ImpossiblePlan: the loss is not finite.
@@ -172,34 +176,29 @@ def finetune(
     if recovery.epochs == 0:
         return
     hints = Hints(model, teacher.model, teacher.hint_layer, kept) if "hints" in distill else None
-    study = _Studying(recovery=recovery, loss=loss, distill=distill, hints=hints, penalty=penalty)
+    study = _Studying(recovery=recovery, loss=loss, distill=distill, hints=hints, penalty=penalty, precision=precision)
     watcher = watcher or Watcher()
-    own = [{"params": list(hints.adapter.parameters()), "weight_decay": 0.0}] if hints else []
-    groups = (parameters or parameter_groups)(model) + own
-    optimizer = torch.optim.SGD(groups, lr=recovery.lr, momentum=0.9, nesterov=True)
-    steps, step = recovery.epochs * teacher.split.steps(), 0
-    # The middle of each step: at its start the first would have a learning rate of zero.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _shape((step + 0.5) / max(1, steps)))
-    for epoch in range(recovery.epochs):
-        with (
-            straight(model, "ste_mask" in mode),
-            _training(model, "bn_frozen" in mode),
-            _own_noise(model, seeds(epoch)),
-        ):
-            for inputs, targets, lesson in _epoch(teacher, distill, seeds(epoch)):
-                tick()
-                tell_quantizers(model, step / max(1, steps))
-                value = study.value(model, inputs, targets, lesson)
-                if not math.isfinite(value.item()):
-                    raise ImpossiblePlan(f"the loss became {value.item()} in epoch {epoch + 1} at lr {recovery.lr:g}")
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(value)
-                watcher.on_gradients(model)
-                optimizer.step()
-                watcher.on_step(model)
-                schedule.step()
-                step += 1
-        watcher.on_epoch(epoch)
+    with training_in(model, precision):
+        own = [{"params": list(hints.adapter.parameters()), "weight_decay": 0.0}] if hints else []
+        groups = (parameters or parameter_groups)(model) + own
+        descent = Descent(groups, recovery.lr, recovery.epochs * teacher.split.steps(), precision)
+        for epoch in range(recovery.epochs):
+            with (
+                straight(model, "ste_mask" in mode),
+                _training(model, "bn_frozen" in mode),
+                _own_noise(model, seeds(epoch)),
+            ):
+                for inputs, targets, lesson in _epoch(teacher, distill, seeds(epoch)):
+                    tick()
+                    tell_quantizers(model, descent.share)
+                    value = study.value(model, inputs, targets, lesson)
+                    if not math.isfinite(value.item()):
+                        raise ImpossiblePlan(
+                            f"the loss became {value.item()} in epoch {epoch + 1} at lr {recovery.lr:g}"
+                        )
+                    descent.step(value, lambda: watcher.on_gradients(model))
+                    watcher.on_step(model)
+            watcher.on_epoch(epoch)
     tell_quantizers(model, 1.0)
 
 
@@ -261,14 +260,16 @@ class _Studying:
     distill: Sequence[str]
     hints: Hints | None
     penalty: Penalty | None
+    precision: Precision = PLAIN
 
     def value(self, model: nn.Module, inputs: Tensor, targets: Tensor, lesson: Lesson | None) -> Tensor:
         with reading(model, self.hints.layer if self.hints else None) as seen:
-            outputs = model(inputs)
+            outputs = self.precision.outputs(model, inputs)
         wanted = lesson.outputs if lesson and "logits" in self.distill else None
         value = _loss(outputs, targets, wanted, self.loss, self.recovery)
         if self.hints and lesson and lesson.features is not None:
-            value = value + self.recovery.hint * self.hints.distance(seen[-1], lesson.features)
+            features = seen[-1].to(lesson.features.dtype)
+            value = value + self.recovery.hint * self.hints.distance(features, lesson.features)
         return value if self.penalty is None else value + self.penalty(model)
 
 
@@ -284,10 +285,6 @@ def _loss(outputs: Tensor, targets: Tensor, wanted: Tensor | None, loss: Loss, r
         log_target=True,
     )
     return (1 - alpha) * hard + alpha * temperature**2 * soft
-
-
-def _shape(done: float) -> float:
-    return done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, object]]:

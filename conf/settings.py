@@ -13,6 +13,10 @@ from paretune.recipe import DISTILL
 
 DEVICES = ("auto", "cpu", "cuda")
 KEEP = ("front", "all", "none")
+PRECISIONS = (
+    "float32", "channels_last", "bfloat16", "bfloat16+channels_last", "float16", "float16+channels_last", "auto",
+)  # fmt: skip
+DAY = 86400  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,22 @@ class RivalSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InventorySettings:
+    """Which channels may leave together: found within `seconds`, but for layers that `exclude` names by wildcard; or,
+    with a list of `groups`, as these rows say (`paretune.compress.by_hand`)."""
+
+    seconds: float = 60.0
+    exclude: tuple[str, ...] = ()
+    groups: tuple[dict[str, Any], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= DAY:
+            raise ParetuneError(f"inventory.seconds must be above 0 and at most {DAY}, got {self.seconds:g}")
+        if self.groups is not None and self.exclude:
+            raise ParetuneError("inventory.groups by hand leave nothing to exclude; drop inventory.exclude")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatencySettings:
     """How latency is measured; `study` measures every trial's network, too, so that `latency_ms` can be an
     objective."""
@@ -93,10 +113,12 @@ class Settings:
     results_dir: str = "results"
     device: str = "auto"
     threads: int | None = None
+    precision: str = "float32"
     finish: FinishSettings = FinishSettings()
     rival: RivalSettings | None = None
     hardware: dict[str, Any] = dataclasses.field(default_factory=dict)
     latency: LatencySettings = LatencySettings()
+    inventory: InventorySettings = InventorySettings()
 
     @property
     def folder(self) -> Path:
@@ -111,6 +133,7 @@ class Settings:
 
 SECTIONS: Mapping[str, type] = {
     "study": StudySettings, "finish": FinishSettings, "rival": RivalSettings, "latency": LatencySettings,
+    "inventory": InventorySettings,
 }  # fmt: skip
 
 
@@ -129,6 +152,9 @@ def parse_settings(plain: Mapping[str, Any]) -> Settings:
         raise ParetuneError(f"threads must be 1 or more, or null, got {settings.threads}")
     if settings.device not in DEVICES:
         raise ParetuneError(f"device has no option '{settings.device}'.{near_miss(settings.device, DEVICES)}")
+    if settings.precision not in PRECISIONS:
+        near = near_miss(settings.precision, PRECISIONS)
+        raise ParetuneError(f"precision has no option '{settings.precision}'.{near}")
     if not 2 <= len(settings.objectives) <= 3 or len(set(settings.objectives)) < len(settings.objectives):
         raise ParetuneError(f"objectives needs two or three different names, got {list(settings.objectives)}")
     return settings

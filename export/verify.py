@@ -1,6 +1,7 @@
 """Does an exported folder do elsewhere what the report says? Asked in a fresh process, image by image."""
 
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ found = runpy.run_path(sys.argv[1])["load"](sys.argv[2])
 numpy.savez(sys.argv[3], *found.values())
 print(json.dumps(list(found)))
 """
+CHUNK_BYTES = 2**30  # of inputs that lie in memory, and in a scratch file, at a time
 SIZE = (0.01, 256)  # share and bytes, whichever is more, by which a predicted size may be off
+
+
+Batch = tuple[NDArray[np.float32], NDArray[Any] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +51,16 @@ class Verdict:
 
 
 def verify(folder: Path, inputs: NDArray[np.float32] | None = None, labels: NDArray[Any] | None = None) -> Verdict:
+    """`verify_batches` for a test split that lies in memory: `inputs` (n, ...) and, if known, its `labels` (n,)."""
+    return verify_batches(folder, None if inputs is None else [(inputs, labels)])
+
+
+def verify_batches(folder: Path, batches: Iterable[Batch] | None) -> Verdict:
     """Run `folder`'s ONNX graph in a fresh process and compare its classes with the stored ones.
 
-    `inputs` is the whole test split (n, ...), in the order of the export and normalised as the model eats it, and
-    `labels` (n,) its classes; without inputs only the stored samples are compared. The packed weights, biases and
+    `batches` are pairs of inputs (n, ...) and labels (n,) or None: the whole test split, in the order of the export and
+    normalised as the model eats it. They are read once, and `CHUNK_BYTES` of them at a time go to a process of their
+    own. Without batches only the stored samples are compared. The packed weights, biases and
     the rounding of activations are decoded and compared with the graph's, bit by bit, and the weights with what the
     folder's own reader decodes. The predicted size and, with labels, the top-1 error are compared with what is found,
     a program for PyTorch with the stored logits. Reader and program are run: verify folders whose origin you trust.
@@ -59,27 +70,48 @@ def verify(folder: Path, inputs: NDArray[np.float32] | None = None, labels: NDAr
             is not the test split.
     """
     artifact = read_artifact(folder)
-    if inputs is None:
-        inputs, expected, labels = artifact.inputs, _classes(artifact), None
-    else:
-        expected = artifact.predictions
-    if len(inputs) != len(expected):
-        raise ParetuneError(f"{folder} stores predictions for {len(expected)} test images, {len(inputs)} were given")
-    found = _rescored(folder / "model.onnx", inputs, labels)
-    differing = int((np.array(found["predictions"]) != expected).sum())
-    share = differing / max(len(inputs), 1)
-    error = None if labels is None else 1 - found["correct"] / len(inputs)
+    expected = _classes(artifact) if batches is None else artifact.predictions
+    given = [(artifact.inputs, None)] if batches is None else batches
+    found = [_rescored(folder / "model.onnx", *chunk) for chunk in _chunks(given)]
+    predictions = [label for one in found for label in one["predictions"]]
+    if len(predictions) != len(expected):
+        raise ParetuneError(
+            f"{folder} stores predictions for {len(expected)} test images, {len(predictions)} were given"
+        )
+    differing = int((np.array(predictions) != expected).sum())
+    images = len(predictions)
+    share = differing / max(images, 1)
+    correct = [one["correct"] for one in found]
+    error = None if not images or None in correct else 1 - sum(correct) / images
     faults = _unlike(artifact) + _wrong_size(artifact) + _wrong_error(artifact, error)
     faults += _wrong_reader(artifact) + _wrong_program(artifact)
     return Verdict(
-        images=len(inputs),
+        images=images,
         differing=differing,
         share=share,
         top1_error=error,
         expected_top1_error=artifact.scores["scores"].get("top1_error"),
         ok=share <= TOLERATED and not faults,
-        message=(_headline(len(inputs), differing, share, len(artifact.predictions)), *faults),
+        message=(_headline(images, differing, share, len(artifact.predictions)), *faults),
     )
+
+
+def _chunks(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same images in fewer and larger batches."""
+    held: list[Batch] = []
+    for batch in batches:
+        if held and sum(inputs.nbytes for inputs, _ in (*held, batch)) > CHUNK_BYTES:
+            yield _joined(held)
+            held = []
+        held.append(batch)
+    if held:
+        yield _joined(held)
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    labels = [own for _, own in batches if own is not None]
+    whole = np.concatenate(labels) if len(labels) == len(batches) else None
+    return np.concatenate([inputs for inputs, _ in batches]), whole
 
 
 def _headline(images: int, differing: int, share: float, whole: int) -> str:

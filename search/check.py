@@ -9,7 +9,7 @@ import torch
 
 from paretune.compress.criteria import Scores
 from paretune.compress.planning import plan_of
-from paretune.conf.settings import Settings
+from paretune.conf.settings import InventorySettings, Settings
 from paretune.costs.counts import least_bytes
 from paretune.costs.hardware import Hardware
 from paretune.costs.table import CODED, COSTS, MASKED, costs_for
@@ -20,7 +20,7 @@ from paretune.plan import FLOAT, Plan
 from paretune.profile import profile
 from paretune.recipe import Blend, Masking, Recipe
 from paretune.records import to_plain
-from paretune.search.bench import Bench
+from paretune.search.bench import TRACED, Bench
 from paretune.search.samplers import SAMPLERS
 from paretune.search.sense import check_sense
 from paretune.spaces.space import Space
@@ -145,6 +145,13 @@ def identity_of(settings: Settings, task: Task, space: Space, hardware: Hardware
         "threads": torch.get_num_threads(),
         "hardware": None if hardware is None else to_plain(hardware),
         **({"latency": to_plain(settings.latency)} if settings.latency.study else {}),
+        **_inventory_told(settings.inventory),
         "space_hash": space.key,
         "space": space.describe(),
     }
+
+
+def _inventory_told(asked: InventorySettings) -> dict[str, Any]:
+    """Nothing if groups are found as always; how long that may take changes nothing."""
+    told = {"exclude": list(asked.exclude), "groups": None if asked.groups is None else to_plain(asked.groups)}
+    return {} if asked == replace(TRACED, seconds=asked.seconds) else {"inventory": told}

@@ -17,7 +17,7 @@ from paretune.errors import ParetuneError, first_line
 from paretune.export.artifact import SAMPLES, add_latency, check_target, write_artifact
 from paretune.export.latency import Comparison, Timing, compare, dense_graph, facts_of
 from paretune.export.pack import unpack
-from paretune.export.verify import Verdict, verify
+from paretune.export.verify import Verdict, verify_batches
 from paretune.findings import Confirmation, Findings, MeasuredLatency, Trial
 from paretune.frozen import Frozen
 from paretune.plan import Plan
@@ -26,6 +26,7 @@ from paretune.search.bench import Bench, lay_out
 from paretune.search.devices import hardware_told, timing_in
 from paretune.search.evaluate import Clock, evaluate, quality_of
 from paretune.search.folder import kept_folder, read_json, write_json
+from paretune.search.precision import known_choice
 from paretune.search.read import read_findings, write_report
 from paretune.search.threads import threads_for
 from paretune.tasks.table import make_task
@@ -72,8 +73,11 @@ def export(
     if recover == "full" and plan is not None and not plan.recovery.epochs and not (plan.pruning or plan.joint):
         raise ParetuneError(f"trial {trial.number} was not trained, so there is nothing to recover; use kept")
     settings = read_settings(folder)
-    bench = lay_out(the_task(folder, findings, settings, task), hardware_told(findings.provenance))
-    with threads_for(bench.inventory, settings.threads):
+    task = the_task(folder, findings, settings, task)
+    bench = lay_out(task, hardware_told(findings.provenance), asked=settings.inventory)
+    choice = known_choice(folder, settings)
+    bench = replace(bench, precision=choice.precision)
+    with threads_for(bench.inventory, choice.threads):
         replays = _kept(folder, trial, bench, settings) if recover == "kept" else _full(trial, bench, settings)
     best = min(replays, key=lambda replay: (replay.validated, replay.seed))
     costs = bench.costs(best.plan)
@@ -202,7 +206,7 @@ def _write(out: Path, best: Replay, bench: Bench, scores: dict[str, Any], pt2: b
     inputs, predictions = tested(best.model, bench.task.test)
     write_artifact(
         out, model=best.model, frozen=best.frozen, inventory=bench.inventory, plan=best.plan,
-        example=bench.task.example(), scores=scores, check=(inputs[:SAMPLES], predictions), pt2=pt2,
+        example=bench.task.example(), scores=scores, check=(inputs, predictions), pt2=pt2,
     )  # fmt: skip
 
 
@@ -235,20 +239,19 @@ def _in_short(found: Comparison) -> MeasuredLatency:
 
 @torch.no_grad()
 def tested(model: nn.Module, split: Split) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """All inputs of `split` (n, ...) and the top-1 class that `model` predicts for each (n,)."""
-    inputs, classes = [], []
+    """The first `SAMPLES` inputs of `split` (n, ...) and the top-1 class that `model` predicts for each of all (m,)."""
+    first: list[np.ndarray[Any, Any]] = []
+    classes = []
     for batch, _ in split.batches(None):
-        inputs.append(batch.cpu().numpy())
+        if sum(len(part) for part in first) < SAMPLES:
+            first.append(batch[:SAMPLES].cpu().numpy())
         classes.append(model(batch).argmax(dim=1).cpu().numpy())
-    return np.concatenate(inputs), np.concatenate(classes)
+    return np.concatenate(first)[:SAMPLES], np.concatenate(classes)
 
 
 def verify_with(out: Path, task: Task) -> Verdict:
     """Check the artifact in `out` on every test image of `task`, in a fresh process."""
-    pairs = list(task.test.batches(None))
-    inputs = np.concatenate([inputs.cpu().numpy() for inputs, _ in pairs])
-    labels = np.concatenate([targets.cpu().numpy() for _, targets in pairs])
-    return verify(out, inputs, labels)
+    return verify_batches(out, ((x.cpu().numpy(), y.cpu().numpy()) for x, y in task.test.batches(None)))
 
 
 def _record(folder: Path, confirmation: Confirmation) -> None:

@@ -278,7 +278,7 @@ def _finetune(model: nn.Module, run: Run) -> None:
     with clock.stage("finetune"):
         finetune(
             model, recovery, loss=bench.task.loss, teacher=bench.teacher, seeds=epoch_seeds(run.seed), tick=clock.tick,
-            kept=kept,
+            kept=kept, precision=bench.precision,
         )  # fmt: skip
     if "bn_frozen" not in recovery.mode:  # there the statistics are meant to stay as they were while it trained
         with clock.stage("recalibrate"):

@@ -36,6 +36,10 @@ What is done to it (all optional):
   'plan.layers=[{match: head*, weight_bits: 8}]' single layers; plan.groups likewise with ratio; the first match wins
   plan.file=model/                               the plan of an exported folder instead
 
+Which channels may leave together:
+  'inventory.exclude=[head*]'                    layers whose channels all stay
+  'inventory.groups=[{name: one, out: [conv1, bn1], in: [conv2]}]'   by hand, where they cannot be found
+
 What it runs on:
   hardware=systolic_16x16                        mcu, cpu, edge_npu, fpga_pe16, or a file: hardware=mine.yaml
   hardware.rows=8 hardware.energy=my_table.yaml  single settings; +hardware.key=... for one that the preset leaves out
@@ -93,7 +97,7 @@ def inspect_command(arguments: Sequence[str]) -> int:
         from paretune.search.subject import look_at
 
         hardware = hardware_of(settings.hardware)
-        name, inventory = look_at(settings.task, device=settings.device)
+        name, inventory = look_at(settings.task, device=settings.device, asked=settings.inventory)
         show(name, inventory, asked.get("plan", {}), hardware, as_json=wanted[-1] == "json")
 
     return _with_hydra("paretune inspect", words, run)

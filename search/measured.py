@@ -119,6 +119,7 @@ class Measured:
             "task": f"{task.name} {task.fingerprint}", "seed": self.seed, "device": task.device.type,
             "threads": torch.get_num_threads(), "torch": torch.__version__, "code": _code(),
             "loss": _name(task.loss), "errors": _name(task.errors), "calibration": _seen(self.bench),
+            "groups": to_plain(self.bench.inventory.groups),
         })  # fmt: skip
         return cache_folder() / "measured" / key
 

@@ -14,7 +14,7 @@ import torch
 
 from paretune.machine import processor, system
 
-PACKAGES = ("paretune", "torch", "torch-pruning", "optuna", "hydra-core", "numpy", "onnx", "onnxruntime")
+PACKAGES = ("paretune", "torch", "optuna", "hydra-core", "numpy", "onnx", "onnxruntime")
 
 
 def provenance(identity: Mapping[str, Any], command: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from paretune.search.driver import Driver
 from paretune.search.folder import read_json, sole_writer, write_json
 from paretune.search.measured import Measured
 from paretune.search.planner import Planner
+from paretune.search.precision import Choice, choice_of, told_apart
 from paretune.search.progress import progress
 from paretune.search.provenance import command_line, one_run, provenance
 from paretune.search.read import read_findings, write_report
@@ -89,6 +90,8 @@ def run_study(
     sampler: str = "nsga2",
     hardware: str | Path | Mapping[str, Any] = "edge_npu",
     latency: Mapping[str, Any] | None = None,
+    inventory: Mapping[str, Any] | None = None,
+    precision: str = "float32",
     out: str | Path | None = None,
     finish: Mapping[str, Any] | None = None,
     rival: Mapping[str, Any] | None = None,
@@ -100,8 +103,9 @@ def run_study(
     best searched trial gets when the trials are used up: {"epochs": 10, "lr": 0.02, "distill": "logits"}. `rival` is a
     second search with as many searched trials, in `out`/rival and on the same page: {"name": its title, "space": what
     is different from `space`, table by table}. `hardware` is what cycles, energy and resources are told for: a packaged
-    name ("edge_npu"), a YAML file or its contents; `latency` the config's section of that name. `study` takes the keys
-    of the config's study section: trials, seed, minutes, trial_minutes, population, keep, full_epochs.
+    name ("edge_npu"), a YAML file or its contents; `latency` and `inventory` are the config's sections of these names.
+    `precision` is that of the fine-tunes, or "auto". `study` takes the keys of the config's study section: trials,
+    seed, minutes, trial_minutes, population, keep, full_epochs.
 
     Raises:
         ParetuneError: something in the settings cannot work; nothing has been written then.
@@ -110,9 +114,10 @@ def run_study(
     plain = {
         "task": dict(task.origin), "space": packaged("space", space) if isinstance(space, str) else dict(space),
         "objectives": list(objectives), "budget": dict(budget or {}), "sampler": sampler,
-        "study": {"name": folder.name, **study}, "results_dir": str(folder.parent),
+        "study": {"name": folder.name, **study}, "results_dir": str(folder.parent), "precision": precision,
         "hardware": packaged("hardware", str(hardware)) if isinstance(hardware, str | Path) else dict(hardware),
-        "latency": dict(latency or {}), "finish": dict(finish or {}), "rival": None if rival is None else dict(rival),
+        "latency": dict(latency or {}), "inventory": dict(inventory or {}),
+        "finish": dict(finish or {}), "rival": None if rival is None else dict(rival),
     }  # fmt: skip
     return carry_out(parse_settings(plain), task)
 
@@ -130,17 +135,19 @@ def carry_out(
     """
     hardware = hardware_in(settings)
     check_names(settings, task, hardware)
-    bench = lay_out(task, hardware, timing_in(settings) if settings.latency.study else None)
+    bench = lay_out(task, hardware, timing_in(settings) if settings.latency.study else None, settings.inventory)
     every = [settings] if settings.rival is None else [settings, fair(settings, rival_of(settings), bench.inventory)]
     for one in every:
         check_reach(one, parse_space(one.space, bench.inventory), bench)
     look(bench)
-    with threads_for(bench.inventory, settings.threads):
+    choice = choice_of(settings, bench, say)
+    bench = replace(bench, precision=choice.precision)
+    with threads_for(bench.inventory, choice.threads):
         try:
             for one in every:
                 if len(every) > 1:
                     say(f"searching {one.folder}")
-                _search(one, bench, say)
+                _search(one, bench, choice, say)
         finally:
             if settings.rival is not None and (settings.folder / "provenance.json").exists():
                 write_report(settings.folder)
@@ -168,14 +175,14 @@ def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return {**plain, **changes, **{key: merged(plain[key], changes[key]) for key in both}}
 
 
-def _search(settings: Settings, bench: Bench, say: Callable[[str], None]) -> None:
+def _search(settings: Settings, bench: Bench, choice: Choice, say: Callable[[str], None]) -> None:
     """One search from its first or next trial to its report."""
     objectives = check_names(settings, bench.task, bench.hardware)
     space = parse_space(settings.space, bench.inventory)
     with sole_writer(settings.folder), _log_file(settings.folder):
-        identity = identity_of(settings, bench.task, space, bench.hardware)
+        identity = identity_of(settings, bench.task, space, bench.hardware) | told_apart(settings)
         study = open_study(settings.folder, settings.study.name, settings.objectives, identity)
-        _write_facts(settings, bench, objectives, identity, from_trial=len(told(study)))
+        _write_facts(settings, bench, objectives, identity, choice, from_trial=len(told(study)))
         controls = controls_of(space)
         study.sampler = Reproducible(
             settings.sampler, seed=settings.study.seed, population=settings.study.population, space=space,
@@ -218,13 +225,15 @@ def _write_facts(
     bench: Bench,
     objectives: tuple[Objective, ...],
     identity: Mapping[str, Any],
+    choice: Choice,
     *,
     from_trial: int,
 ) -> None:
     folder = settings.folder
     write_text(folder / "config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False))
     write_json(folder / "inventory.json", to_plain(bench.inventory))
-    facts = provenance(identity, command_line()) | ({"roles": dict(bench.task.roles)} if bench.task.roles else {})
+    facts = provenance(identity, command_line()) | {"precision": choice.facts()}
+    facts |= {"roles": dict(bench.task.roles)} if bench.task.roles else {}
     known = folder / "provenance.json"
     earlier = read_json(known).get("runs", []) if from_trial and known.exists() else []
     runs = [*earlier, one_run(facts, from_trial)]

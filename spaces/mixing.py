@@ -163,5 +163,5 @@ def _label(share: str, inventory: Inventory, group: str) -> str:
     """A group's own name, or its resolution: "8x8", or "flat" for what is no map."""
     if share == "layer":
         return group
-    size = inventory.layer[group].output_shape[1:]
+    size = inventory.layer[inventory.group[group].producers[0].layer].output_shape[1:]
     return "x".join(map(str, size)) or "flat"

@@ -11,19 +11,21 @@ from torch.overrides import TorchFunctionMode
 
 from paretune.errors import ParetuneError
 from paretune.tasks.cifar import from_cifar
+from paretune.tasks.opened import opened
 from paretune.tasks.target import check_bound, check_known, imported
+from paretune.tasks.timm_models import from_timm
 from paretune.tasks.torchvision_models import from_torchvision
 
 DEVICES = ("cpu", "meta")
-IMAGE = ("torchvision", "cifar")  # read channels, height and width
+IMAGE = ("torchvision", "timm", "cifar")  # read channels, height and width
 
 
-def make_bare(config: Mapping[str, Any], *, device: str = "cpu") -> "Bare | None":
+def make_bare(config: Mapping[str, Any], *, device: str = "cpu", seed: int = 0) -> "Bare | None":
     """The bare model of a config such as {"name": "torchvision", "model": "resnet18"}; None if it names none.
 
     `device` "meta" makes a network of shapes alone: no memory, no time to fill it, nothing to run. On "cpu" weights and
-    example (1, ...) are random, the same at every call. The model is in eval mode. Whether it accepts the example is
-    not tried here.
+    example (1, ...) are random, the same at every call with the same `seed`. The model is in eval mode and its
+    attention taken apart (`paretune.tasks.attention`). Whether it accepts the example is not tried here.
 
     Raises:
         ParetuneError: unknown model or setting, an input shape that is none, a target that cannot be imported or makes
@@ -38,12 +40,12 @@ def make_bare(config: Mapping[str, Any], *, device: str = "cpu") -> "Bare | None
     arguments = {key: value for key, value in config.items() if key not in ("name", "_target_")}
     check_known(make, arguments)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         with _Unfilled() if device == "meta" else nullcontext():
             name, model, shape = make(**arguments)
         sizes = _shape(shape, axes=3 if called in IMAGE else None)
         example = torch.randn(1, *sizes).to(device)
-    return Bare(name=name, model=model.eval().to(device), example=example)
+    return Bare(name=name, model=opened(model.eval().to(device)), example=example)
 
 
 def from_target(
@@ -96,6 +98,7 @@ class Bare:
 
 BARE: Mapping[str, Callable[..., tuple[str, nn.Module, Any]]] = {
     "torchvision": from_torchvision,
+    "timm": from_timm,
     "cifar": from_cifar,
     "module": from_target,
 }

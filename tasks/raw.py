@@ -1,13 +1,14 @@
-"""Labelled images as they came: bytes and class numbers in two parts, checked."""
+"""Labelled images as they came: bytes or what is yet to be read, and class numbers, in two parts, checked."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paretune.errors import ParetuneError
+from paretune.tasks.streamed import Reader
 
 MOST_CLASSES = 1_000_000  # a label above it is no class number
 
@@ -18,18 +19,37 @@ class Arrays(NamedTuple):
     pixels: NDArray[np.uint8]
     targets: NDArray[np.int64]
 
+    def part(self, rows: NDArray[np.int64]) -> "Arrays":
+        """Those at `rows`, in that order."""
+        return Arrays(self.pixels[rows], self.targets[rows])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unread:
+    """Samples that are read while they are needed: which `rows` (n,) of `reader`, and class numbers (n,) from 0."""
+
+    reader: Reader
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+    def part(self, rows: NDArray[np.int64]) -> "Unread":
+        """Those at `rows`, in that order."""
+        return replace(self, rows=self.rows[rows], targets=self.targets[rows])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Raw:
-    """Images as they came, of one shape in both parts; a class may occur in neither.
+    """Images as they came, both parts of one kind, arrays of one shape; a class may occur in neither.
 
-    `classes` are the names by number. `notes` say in words what was left out.
+    `classes` are the names by number. `notes` say in words what was left out, `how` the same of how the images are
+    read, where that is not plain.
     """
 
-    train: Arrays | None
-    test: Arrays | None
+    train: Arrays | Unread | None
+    test: Arrays | Unread | None
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    how: str = ""
 
 
 def raw_of(train: Arrays, test: Arrays, classes: Iterable[object], notes: tuple[str, ...] = ()) -> Raw:

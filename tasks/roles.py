@@ -71,15 +71,25 @@ def roles_of(
     )  # fmt: skip
 
 
-def _check(trained_on: str | None, val: str, val_share: float) -> None:
-    if trained_on is None:
+def check_trained_on(word: str | None) -> None:
+    """Nothing, if `word` says what the weights have seen.
+
+    Raises:
+        ParetuneError: it is missing or another word.
+    """
+    if word is None:
         raise ParetuneError(
             "task.model.trained_on must say what the weights have seen: train (all training images of this data, as "
             "published checkpoints have) or other (none of them)"
         )
-    for key, word, known in (("model.trained_on", trained_on, SEEN), ("data.val", val, VAL)):
-        if word not in known:
-            raise ParetuneError(f"task.{key} cannot be '{word}'.{near_miss(str(word), known)}")
+    if word not in SEEN:
+        raise ParetuneError(f"task.model.trained_on cannot be '{word}'.{near_miss(str(word), SEEN)}")
+
+
+def _check(trained_on: str | None, val: str, val_share: float) -> None:
+    check_trained_on(trained_on)
+    if val not in VAL:
+        raise ParetuneError(f"task.data.val cannot be '{val}'.{near_miss(str(val), VAL)}")
     if not 0 < val_share < 1:
         raise ParetuneError(f"task.data.val_share is a share in (0, 1), got {val_share}")
 

@@ -1,4 +1,4 @@
-"""Where labelled images come from: an .npz file, a data set of torchvision, folders of files."""
+"""Where labelled images come from: an .npz file, a data set of torchvision, folders of files, your own code."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from paretune.errors import ParetuneError, first_line, near_miss
 from paretune.tasks.folders import from_folder
+from paretune.tasks.own_data import Three, from_module
 from paretune.tasks.raw import Arrays, Raw, checked, raw_of
 from paretune.tasks.torchvision_data import from_torchvision
 
-__all__ = ["SOURCES", "Arrays", "Raw", "from_folder", "from_npz", "from_torchvision"]
+__all__ = ["SOURCES", "Arrays", "Raw", "Three", "from_folder", "from_module", "from_npz", "from_torchvision"]
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -39,8 +40,9 @@ def from_npz(path: str) -> Raw:
     return raw_of(checked(x_train, y_train, "train"), checked(x_test, y_test, "test"), ())
 
 
-SOURCES: Mapping[str, Callable[..., Raw]] = {
+SOURCES: Mapping[str, Callable[..., Raw | Three]] = {
     "imagefolder": from_folder,
+    "module": from_module,
     "npz": from_npz,
     "torchvision": from_torchvision,
 }

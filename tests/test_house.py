@@ -27,7 +27,7 @@ FLOORS = {
 WALLS = {
     "torch": {"tasks", "compress", "export", "search"},
     "torchvision": {"tasks/torchvision_models.py"},
-    "torch_pruning": {"compress/groups.py"},
+    "timm": {"tasks/timm_models.py"},
     "kneed": {"compress/knee.py"},
     "constriction": {"export/entropy.py"},
     "sklearn": {"tasks"},

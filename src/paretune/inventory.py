@@ -59,15 +59,26 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """A whole number in a module, such as its number of heads: with every unit that leaves, the attribute `name` of
+    `module` goes down by `per_unit`."""
+
+    module: str
+    name: str
+    per_unit: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
     """Channels that share one decision: producers, norms and consumers coupled through the graph.
 
-    `channels` counts the units that can leave one by one.
+    `channels` counts the units that can leave one by one. `settings` are numbers in modules that follow them.
     """
 
     name: str
     channels: int
     members: tuple[Member, ...]
+    settings: tuple[Setting, ...] = quiet(())
 
     @property
     def producers(self) -> tuple[Member, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from training_nets import data, net, same, seeds, state, tuned
 
 from paretune.compress import recover
+from paretune.compress.descent import shape
 from paretune.compress.quantize import calibrate, quantize
 from paretune.compress.recover import Teacher, finetune, recalibrate
 from paretune.errors import ImpossiblePlan
@@ -215,13 +216,13 @@ def test_a_tick_can_stop_it() -> None:
 
 
 def test_the_learning_rate_warms_up_over_a_tenth_and_falls_to_nothing() -> None:
-    shape = [recover._shape(done / 100) for done in range(101)]
-    assert shape[5] == pytest.approx(0.5)
-    assert shape[10] == pytest.approx(1)
-    assert shape[55] == pytest.approx(0.5)
-    assert shape[100] == pytest.approx(0, abs=1e-12)
-    assert all(a < b for a, b in pairwise(shape[:11]))
-    assert all(a > b for a, b in pairwise(shape[10:]))
+    rates = [shape(done / 100) for done in range(101)]
+    assert rates[5] == pytest.approx(0.5)
+    assert rates[10] == pytest.approx(1)
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
 
 
 @pytest.mark.parametrize(("temperature", "alpha"), [(4.0, 0.7), (1.0, 1.0), (8.0, 0.25)])
@@ -259,7 +260,7 @@ def by_hand(model: nn.Module, recovery: Recovery, teacher: nn.Module | None) -> 
         torch.manual_seed(seeds(epoch))
         for inputs, targets in data().batches(seeds(epoch)):
             for group in optimizer.param_groups:
-                group["lr"] = recovery.lr * recover._shape((done + 0.5) / steps)
+                group["lr"] = recovery.lr * shape((done + 0.5) / steps)
             outputs = model(inputs)
             value = F.cross_entropy(outputs, targets)
             if teacher:

@@ -23,7 +23,7 @@ QUICK = {"resnet18": 64, "mobilenet_v2": 64, "squeezenet1_1": 64}
 SLOW = {
     "alexnet": 64, "vgg11_bn": 64, "resnet50": 64, "wide_resnet50_2": 64, "resnext50_32x4d": 64, "densenet121": 64,
     "googlenet": 64, "inception_v3": 96, "mnasnet0_5": 64, "mobilenet_v3_small": 64, "efficientnet_b0": 64,
-    "regnet_x_400mf": 64, "regnet_y_400mf": 64,
+    "regnet_x_400mf": 64, "regnet_y_400mf": 64, "shufflenet_v2_x0_5": 64, "swin_t": 64,
 }  # fmt: skip
 MORE: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 

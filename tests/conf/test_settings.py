@@ -83,6 +83,7 @@ def test_an_unknown_key_gets_the_near_miss(changes: dict[Any, Any], match: str) 
 
 WRONG = [
     ("task", "digits", "task must be a table of keys, got 'digits'"),
+    ("inventory", 3, "inventory must be a table of keys, got 3"),
     ("space", [], r"space must be a table of keys, got \[\]"),
     ("study", 3, "study must be a table of keys, got 3"),
     ("study", None, "study must be a table of keys, got None"),
@@ -113,6 +114,8 @@ WRONG = [
     ("latency", {"threads": 0}, "latency.threads must be 1 or more, got 0"),
     ("latency", {"repeats": 2}, "latency.repeats must be 3 or more, got 2"),
     ("latency", {"study": "yes"}, "latency.study must be true or false, got 'yes'"),
+    ("precision", "bf16", "precision has no option 'bf16'"),
+    ("precision", "bfloat15", "precision has no option 'bfloat15'. Did you mean 'bfloat16'"),
     ("rival", "random", "rival must be a table of keys, got 'random'"),
     ("rival", {"name": "x"}, "the config key 'rival.space' is missing"),
     ("rival", {"name": "x", "space": 3}, "rival.space must be a table of keys, got 3"),

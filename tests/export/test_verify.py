@@ -4,6 +4,7 @@ import json
 import shutil
 from copy import deepcopy as copy_of
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,9 +15,10 @@ from onnx import numpy_helper
 
 from paretune.errors import ParetuneError
 from paretune.export import rescore
+from paretune.export import verify as verifying
 from paretune.export.artifact import PROGRAM, READER
 from paretune.export.torch_program import save_program
-from paretune.export.verify import verify
+from paretune.export.verify import verify, verify_batches
 
 
 @pytest.mark.parametrize(("off", "fine"), [(0, True), (256, True), (-256, True), (257, False), (-257, False)])
@@ -43,6 +45,22 @@ def test_verify_agrees_on_every_test_image(made: Made) -> None:
     assert verdict.top1_error == pytest.approx(made.error)
     assert verdict.expected_top1_error == pytest.approx(made.error)
     assert verdict.message == ("0 of 100 predictions differ (0.00%, tolerated are 0.1%)",)
+
+
+def test_a_large_test_split_is_verified_in_pieces(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes: list[int] = []
+    whole, run = verify(made.folder, TEST, LABELS), verifying._rescored
+
+    def counted(graph: Path, inputs: Any, labels: Any) -> dict[str, Any]:
+        processes.append(len(inputs))
+        return run(graph, inputs, labels)
+
+    monkeypatch.setattr(verifying, "_rescored", counted)
+    monkeypatch.setattr(verifying, "CHUNK_BYTES", 50 * TEST[:1].nbytes)
+    parts = verify_batches(made.folder, ((TEST[at : at + 20], LABELS[at : at + 20]) for at in range(0, 100, 20)))
+    assert processes == [40, 40, 20]
+    assert parts == whole
+    assert verify_batches(made.folder, [(TEST[:50], LABELS[:50]), (TEST[50:], None)]).top1_error is None
 
 
 def test_verify_without_data_says_what_it_compared(made: Made) -> None:

@@ -1,6 +1,7 @@
 """Bare models: what they are made of, and a message for everything that is none."""
 
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from paretune.errors import ParetuneError
-from paretune.tasks import torchvision_models
+from paretune.tasks import timm_models, torchvision_models
 from paretune.tasks.bare import BARE, Bare, make_bare
 from paretune.tasks.table import make_task
 from paretune.tasks.torchvision_models import torchvision_names
@@ -86,6 +87,14 @@ def test_on_the_cpu_the_numbers_are_the_same_at_every_call_and_the_callers_are_l
     assert torch.equal(first.example, second.example)
     assert torch.equal(first.model(first.example), second.model(second.example))
     assert first.example.std() > 0.9, "an example of zeros would hide what a layer does"
+
+
+def test_another_seed_draws_other_weights() -> None:
+    config = {"name": "cifar", "model": "resnet20"}
+    nets = [make_bare(config, seed=seed) for seed in (0, 1, 0)]
+    first, other, again = (net.model.state_dict()["conv1.weight"] for net in nets if net is not None)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_a_module_of_the_users() -> None:
@@ -173,6 +182,65 @@ def test_a_torchvision_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch
     torchvision_models.torchvision_models.cache_clear()
     with pytest.raises(ParetuneError, match=r"torchvision is not installed; pip install torchvision"):
         made(name="torchvision")
+
+
+def test_a_network_of_timm() -> None:
+    pytest.importorskip("timm")
+    bare = made(name="timm", model="resnet18", classes=7)
+    assert (bare.name, bare.example.shape, counted(bare)) == ("resnet18", (1, 3, 224, 224), 11_180_103)
+    assert {tensor.device.type for tensor in bare.model.parameters()} == {"meta"}
+    small = made("cpu", name="timm", model="resnet18", classes=7, arguments={"in_chans": 1}, input_shape=[1, 32, 32])
+    assert small.model(small.example).shape == (1, 7)
+
+
+def test_timms_input_is_as_large_as_its_configuration_or_its_arguments_say() -> None:
+    pytest.importorskip("timm")
+    assert made(name="timm", model="inception_v3").example.shape == (1, 3, 299, 299)
+    arguments = {"img_size": 96, "in_chans": 1}
+    assert made(name="timm", model="vit_tiny_patch16_224", arguments=arguments).example.shape == (1, 1, 96, 96)
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"model": "resnet19"}, r"no timm model is called 'resnet19'\. Did you mean resnet18, .*\? timm\.list_models"),
+        ({"model": "resnet18.a1"}, r"timm's resnet18 has no weights 'a1'\. Known: a1_in1k, "),
+        ({"arguments": {"colours": 3}}, r"timm's resnet18 cannot be made with \{'colours': 3\} \(.*'colours'"),
+        ({"classes": 0}, r"task\.classes must be a whole number, 1 or more, or null, got 0"),
+        ({"classes": 2, "arguments": {"num_classes": 2}}, r"task\.classes and task\.arguments\.num_classes say the"),
+    ],
+)
+def test_what_timm_cannot_make_is_refused(config: dict[str, Any], match: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ParetuneError, match=match):
+        made(name="timm", **config)
+
+
+@pytest.fixture
+def no_timm(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """timm is not looked up, whether or not it is installed."""
+    timm_models.timm_library.cache_clear()
+    yield monkeypatch
+    timm_models.timm_library.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ("timm", r"^timm is not installed; pip install 'paretune\[timm\]'$"),
+        ("hub", r"^timm cannot be imported: No module named 'hub'; pip install 'paretune\[timm\]'$"),
+    ],
+)
+def test_a_timm_that_is_not_there_is_told_in_one_line(no_timm: pytest.MonkeyPatch, missing: str, told: str) -> None:
+    class Absent:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "timm":
+                raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
+
+    no_timm.delitem(sys.modules, "timm", raising=False)
+    no_timm.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    with pytest.raises(ParetuneError, match=told):
+        made(name="timm")
 
 
 def test_a_torchvision_without_its_compiled_part_is_imported_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

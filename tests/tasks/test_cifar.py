@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from paretune.tasks.bare import BARE
-from paretune.tasks.cifar import NETWORKS, BasicBlock, from_cifar
+from paretune.tasks.cifar import NETWORKS, VGG16, BasicBlock, from_cifar
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -15,9 +15,11 @@ def test_a_logit_for_every_class(name: str) -> None:
         assert net.eval()(torch.empty(2, *shape)).shape == (2, 100)
 
 
-@pytest.mark.parametrize(("name", "depth"), [("resnet20", 20), ("resnet44", 44), ("resnet110", 110), ("vgg7", 8)])
+@pytest.mark.parametrize(
+    ("name", "depth"), [("resnet20", 20), ("resnet44", 44), ("resnet110", 110), ("vgg7", 8), ("tinyvgg16", 13)]
+)
 def test_the_depth_is_in_the_name(name: str, depth: int) -> None:
-    """Convolutions and linear layers; VGG7 counts its 1024 neurons and not the classifier."""
+    """Convolutions and linear layers; VGG7 counts its 1024 neurons and not the classifier, TinyVGG16 lacks a stage."""
     with torch.device("meta"):
         _, net, _ = from_cifar(model=name)
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in net.modules()) == depth
@@ -46,6 +48,15 @@ def test_a_vgg_has_the_names_and_the_size_that_its_checkpoints_have() -> None:
     )
     # 14,710,464 weights of convolutions, a bias and two norm parameters for each of 4,224 channels, 512 × 10 + 10
     assert sum(parameter.numel() for parameter in net.parameters()) == 14_710_464 + 3 * 4_224 + 5_130
+
+
+def test_tinyvgg16_has_a_quarter_of_the_widths_of_vgg16_without_its_last_stage() -> None:
+    with torch.device("meta"):
+        _, net, _ = from_cifar(model="tinyvgg16")
+    widths = [module.out_channels for module in net.modules() if isinstance(module, nn.Conv2d)]
+    assert [4 * width for width in widths] == [width for width in VGG16[:13] if width]
+    linear = [(module.in_features, module.out_features) for module in net.modules() if isinstance(module, nn.Linear)]
+    assert linear == [(128 * 4 * 4, 4096 // 4), (4096 // 4, 2048 // 4), (2048 // 4, 10)]
 
 
 def test_a_padded_shortcut_brings_every_second_pixel_to_the_middle_channels() -> None:

@@ -1,5 +1,7 @@
 """Classification from parts, on made-up images, and on CIFAR-10 where it is at hand."""
 
+import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from shared_data import shared
 from torch import nn
 
 from paretune.errors import ParetuneError
+from paretune.search.study import run_study
 from paretune.tasks.classification import classification
 from paretune.tasks.images import Images
+from paretune.tasks.streamed import Streamed
 from paretune.tasks.table import make_task
 from paretune.tasks.task import Task, score
+
+OBJECTIVES = ("top1_error", "size_bytes")
 
 
 def small(classes: int = 3) -> nn.Module:
@@ -113,6 +120,132 @@ def test_another_number_of_classes_is_refused(parts: dict[str, dict[str, Any]], 
     five = {"arguments": {"classes": 5}, "weights": str(tmp_path / "five.pth")}
     with pytest.raises(ParetuneError, match="the model has 5 classes and the data 3 classes"):
         made(parts, model=five)
+
+
+# images in folders
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same network, and 48 training and 24 test images of three classes and many sizes, for workers."""
+    for part, count in (("train", 48), ("test", 24)):
+        for number in range(count):
+            path = tmp_path / "pictures" / part / "abc"[number % 3] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            chance = np.random.default_rng(number + 100 * (part == "test"))
+            Image.fromarray(chance.integers(0, 256, (6 + number % 5, 9), dtype=np.uint8)).save(path)
+    source = {"source": "imagefolder", "root": str(tmp_path / "pictures"), "size": 6, "load": "workers", "workers": 0}
+    return {"model": parts["model"], "data": {**source, "mean": [0.5], "std": [0.25], "batch": 8}}
+
+
+def test_files_get_the_same_roles_as_arrays(pictures: dict[str, dict[str, Any]]) -> None:
+    tasks = [made(pictures, data=data) for data in ({}, {"load": "memory", "workers": None})]
+    assert [[len(split) for split in (task.train, task.val, task.test)] for task in tasks] == [[48, 12, 12]] * 2
+    streams, arrays = tasks
+    assert isinstance(streams.val, Streamed)
+    assert isinstance(arrays.val, Images)
+    assert streams.val.targets.tolist() == arrays.val.targets.tolist()
+    assert {key: streams.roles[key] for key in arrays.roles} == arrays.roles
+    assert "short side 7, middle 6; for training 0.08 to 1 of the area" in streams.roles["images"]
+
+
+def test_files_resized_to_the_same_side_are_the_same_images(pictures: dict[str, dict[str, Any]]) -> None:
+    batches = [next(iter(made(pictures, data=data).val.batches(None)))[0][:8] for data in (
+        {"resize": 6}, {"load": "memory"}, {"load": "memory", "resize": 7}, {},
+    )]  # fmt: skip
+    assert torch.equal(batches[0], batches[1])
+    assert torch.equal(batches[2], batches[3])
+    assert not torch.equal(batches[0], batches[3])
+
+
+def test_a_study_reads_files_through_workers(pictures: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    task = made(pictures, data={"workers": 1})
+    space = {
+        "groups": [{"match": "*", "ratio": [0.0, 0.25]}],
+        "layers": [{"match": "*", "weight_bits": [4, 8]}],
+        "activation_bits": 8,
+        "criterion": "l2",
+        "recover": {"epochs": 1, "lr": 0.02},
+    }
+    study = run_study(task, space=space, trials=3, out=tmp_path / "study", sampler="random", objectives=OBJECTIVES)
+    trials = study.findings().trials
+    assert [trial.status for trial in trials] == ["done"] * 3, [trial.reason for trial in trials]
+    assert any("finetune" in trial.seconds for trial in trials)
+    again = made(pictures, data={"workers": 0})
+    assert again.fingerprint == task.fingerprint
+    assert "images" in json.loads((tmp_path / "study" / "provenance.json").read_text())["roles"]
+
+
+def test_the_fingerprint_of_files_knows_names_sizes_and_normalisation(pictures: dict[str, dict[str, Any]]) -> None:
+    first = made(pictures).fingerprint
+    assert made(pictures, data={"crop": [0.5, 1], "flip": False}).fingerprint == first
+    assert made(pictures, data={"mean": [0.4]}).fingerprint != first
+    root = Path(pictures["data"]["root"])
+    (root / "test" / "a" / "0.png").rename(root / "test" / "a" / "00.png")
+    assert made(pictures).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({}, Images),
+        ({"limit_bytes": 72 * 36}, Images),  # all are grey
+        ({"limit_bytes": 72 * 36 - 1}, Streamed),
+        ({"crop": [0.5, 1]}, Streamed),
+        ({"load": "workers"}, Streamed),
+        ({"load": "memory", "resize": 9}, Images),
+    ],
+)
+def test_images_that_do_not_fit_are_left_to_workers(
+    pictures: dict[str, dict[str, Any]], settings: dict[str, Any], kind: type
+) -> None:
+    assert isinstance(made(pictures, data={"load": "auto", **settings}).train, kind)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"mean": [0.5, 0.5], "std": [1, 1]}, "mean has 2 numbers, the images have 1 channels"),
+        ({"mean": [0.5, 0.5]}, "mean and std need one number per channel each"),
+        ({"std": [0]}, "std divides, so each of its numbers must be above 0"),
+        ({"batch": 0}, "task.data.batch must be a whole number, 1 or more, got 0"),
+        ({"size": 7}, "the model's forward fails on"),
+        ({"size": None, "load": "memory"}, r"images of mixed size, .*; set task.data.size=6"),
+        ({"load": "worker"}, "no way for task.data.load is called 'worker'. Did you mean 'workers'"),
+        (
+            {"load": "workers", "size": None},
+            "task.data.size is missing: load=workers and task.data.crop cut every image",
+        ),
+        ({"size": None, "crop": [0.5, 1], "load": "auto"}, "task.data.size is missing"),
+        ({"size": None, "resize": 9, "load": "auto"}, "task.data.resize needs task.data.size"),
+        ({"resize": 5}, "task.data.resize must be a whole number, task.data.size=6 or more, got 5"),
+        ({"resize": 9.5}, "task.data.resize must be .* got 9.5"),
+        ({"crop": [0, 1]}, r"task.data.crop must be \[low, high\], shares .* in \(0, 1\], got \[0, 1\]"),
+        ({"crop": [0.5, 0.4]}, r"task.data.crop must be .* got \[0.5, 0.4\]"),
+        ({"crop": [0.5, 1.1]}, r"task.data.crop must be .* got \[0.5, 1.1\]"),
+        ({"crop": 0.5}, "task.data.crop must be .* got 0.5"),
+        ({"crop": ["a", "b"]}, "task.data.crop must be .* got"),
+        ({"crop": [0.5, 1], "load": "memory"}, "task.data.crop is for load=workers"),
+        ({"workers": -1}, "task.data.workers must be auto or a whole number, 0 or more, got -1"),
+        ({"workers": "all"}, "task.data.workers must be auto .* got 'all'"),
+    ],
+)
+def test_what_workers_cannot_do(pictures: dict[str, dict[str, Any]], settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParetuneError, match=said):
+        made(pictures, data=settings)
+
+
+def test_folders_of_other_classes_are_refused(pictures: dict[str, dict[str, Any]]) -> None:
+    root = Path(pictures["data"]["root"])
+    (root / "test" / "d").mkdir()
+    with pytest.raises(ParetuneError, match=r"the class folder .*d has no images"):
+        made(pictures)
+    shutil.copy(root / "test" / "a" / "0.png", root / "test" / "d")
+    with pytest.raises(ParetuneError, match="train and test have different class folders: only test has d"):
+        made(pictures)
+    shutil.copytree(root / "test" / "d", root / "train" / "d")
+    with pytest.raises(ParetuneError, match="the model has 3 classes and the data 4 classes"):
+        made(pictures)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paretune.errors import ParetuneError
-from paretune.tasks.sources import SOURCES, Raw, from_folder, from_npz, from_torchvision
+from paretune.tasks.raw import Arrays
+from paretune.tasks.sources import SOURCES, Raw, from_folder, from_module, from_npz, from_torchvision
 from paretune.tasks.torchvision_models import torchvision_datasets
 
 Bytes = NDArray[np.uint8]
@@ -47,8 +48,8 @@ def folder(root: Path, *, test: str = "test", count: int = 3, shape: tuple[int, 
 
 def read(raw: Raw) -> tuple[Bytes, list[int], Bytes, list[int]]:
     """Both parts of `raw`, of the promised types."""
-    assert raw.train is not None
-    assert raw.test is not None
+    assert isinstance(raw.train, Arrays)
+    assert isinstance(raw.test, Arrays)
     for part in (raw.train, raw.test):
         assert (str(part.pixels.dtype), str(part.targets.dtype), part.pixels.ndim) == ("uint8", "int64", 4)
     return raw.train.pixels, raw.train.targets.tolist(), raw.test.pixels, raw.test.targets.tolist()
@@ -267,12 +268,13 @@ def test_a_palette_and_transparency_come_out_as_colours(tmp_path: Path) -> None:
     assert np.array_equal(dog, colours)
 
 
+@pytest.mark.parametrize("side", [None, 8, 9])
 @pytest.mark.parametrize("shape", [(20, 31, 3), (31, 20, 3), (9, 12), (8, 15, 3)])
-def test_a_size_is_reached_as_torchvision_reaches_it(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_a_size_is_reached_as_torchvision_reaches_it(tmp_path: Path, shape: tuple[int, ...], side: int | None) -> None:
     from torchvision.transforms import CenterCrop, Compose, Resize
 
-    root, resize = folder(tmp_path, shape=shape, count=1), Compose([Resize(8), CenterCrop(8)])
-    pixels, *_ = read(from_folder(str(root), size=8))
+    root, resize = folder(tmp_path, shape=shape, count=1), Compose([Resize(side or 8), CenterCrop(8)])
+    pixels, *_ = read(from_folder(str(root), size=8, resize=side))
     wanted = np.asarray(resize(Image.fromarray(random_bytes(*shape, seed=101))))
     assert np.array_equal(pixels[0], wanted.reshape(8, 8, -1))
 
@@ -334,7 +336,7 @@ def test_images_beyond_the_limit_are_not_read(tmp_path: Path, monkeypatch: pytes
         from_folder(root, limit_bytes=10)
     monkeypatch.setattr(Image, "open", lambda path: pytest.fail("opened"))
     with pytest.raises(ParetuneError, match="take 12,000,000 bytes of memory or more"):
-        from_folder(root, size=1000, limit_bytes=10_000_000)
+        from_folder(root, size=1000, limit_bytes=10_000_000, load="memory")
 
 
 def remove(path: Path) -> None:
@@ -390,4 +392,5 @@ def test_settings_that_are_none(tmp_path: Path, settings: dict[str, Any], said: 
 
 
 def test_every_source_is_listed() -> None:
-    assert dict(SOURCES) == {"imagefolder": from_folder, "npz": from_npz, "torchvision": from_torchvision}
+    makers = {"imagefolder": from_folder, "module": from_module, "npz": from_npz, "torchvision": from_torchvision}
+    assert dict(SOURCES) == makers
