@@ -17,7 +17,7 @@ from paretune.compress.channel_mixes import MIXES
 from paretune.compress.channel_moves import MOVES, POINTWISE
 from paretune.compress.channel_products import PRODUCTS
 from paretune.compress.channel_step import Fields, Step
-from paretune.compress.labels import Atoms, Ints, Labels, along
+from paretune.compress.labels import LOOSE, Atoms, Ints, Labels, along
 from paretune.compress.layers import Watched, tensors
 from paretune.compress.trace import WATCHING
 from paretune.inventory import Axis, Layer
@@ -97,7 +97,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if labels is None:
             module = self._modules[self._stack[-1]]
             leaf = next(module.children(), None) is None
-            labels = Labels(shape=tuple(tensor.shape), fixed=self.book.fixed(self._passing() if leaf else OWNERLESS))
+            reason = LOOSE if self._heads_follow() else self._passing() if leaf else OWNERLESS
+            labels = Labels(shape=tuple(tensor.shape), fixed=self.book.fixed(reason))
         return labels
 
     def _seen(self, tensor: Tensor) -> Labels | None:
@@ -163,6 +164,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for item in fields:
             if not whole and item.spans not in before:
                 self.book.stick(item.atoms, "its channels are written into a part of another tensor")
+
+    def _heads_follow(self) -> bool:
+        """Whether a module that is running says that all it makes follows the heads that are left."""
+        return any(getattr(self._modules[name], "heads_follow", False) for name in self._stack)
 
     def _passing(self, name: str | None = None) -> str:
         name = self._stack[-1] if name is None else name

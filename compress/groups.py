@@ -5,33 +5,22 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import numpy as np
 from torch import Tensor, nn
 
+from paretune.compress.bundles import NONE, Lying, Spots, Traced, bundled, part_of_a_grouped_input
 from paretune.compress.channels import Followed, Place, follow
 from paretune.compress.labels import Atoms
 from paretune.compress.layers import Watched, observed, watch
 from paretune.compress.proof import proven
-from paretune.compress.splits import Follower, setting, settle
+from paretune.compress.splits import Follower, settings, settle
 from paretune.errors import ParetuneError, first_line, near_miss
-from paretune.inventory import Axis, Group, Inventory, Layer, Member
+from paretune.inventory import Group, Inventory, Layer
 
-Roots = dict[int, set[int]]  # index along a weight axis -> channels of the group's first producer
 TRIES = 4  # readings of a module that takes channels apart
-
-
-@dataclass(frozen=True, kw_only=True)
-class Traced:
-    """What is known of one producer's channels; `reason` is why they cannot leave, or empty. `roots` are its channels
-    by the atom that stands for them."""
-
-    name: str
-    channels: int
-    places: dict[Place, Roots]
-    reason: str
-    roots: Roots
 
 
 def discover(model: nn.Module, example: Tensor, *, seconds: float = 60.0, exclude: Iterable[str] = ()) -> Inventory:
@@ -136,12 +125,15 @@ def _met(
     book: Atoms, followed: Followed, lost: set[str], ways: Mapping[int, int], tries: Mapping[int, int]
 ) -> dict[int, int]:
     """The next reading of every split that meets the groups called `lost`, if there is another."""
-    classes = {book.find(atom) for name in lost for atom in followed.places[name, "out"][0].tolist() if atom >= 0}
+    roots = book.roots()
+    lines = [followed.places[name, "out"][0] for name in lost]
+    classes = np.unique(np.concatenate([roots[line[line >= 0]] for line in lines])) if lines else NONE
     found = {}
     for number, count in ways.items():
-        hit = any(book.find(atom) in classes for atom in set(book.splits[number].atoms.ravel().tolist()) if atom >= 0)
-        if hit and tries.get(number, 0) + 1 < count:
-            found[number] = tries.get(number, 0) + 1
+        if tries.get(number, 0) + 1 < count and len(classes):
+            atoms = np.unique(book.splits[number].atoms)
+            if np.isin(roots[atoms[atoms >= 0]], classes).any():
+                found[number] = tries.get(number, 0) + 1
     return found
 
 
@@ -150,15 +142,28 @@ def _inventory(
 ) -> Inventory:
     layers = _with_norms(watched, followed)
     traced = _all(followed, layers, excluded)
-    traced = _keep_whole(traced, _mixed(traced, layers))
-    groups = {item.name: _group(item, layers, followers, followed.book) for item in traced if not item.reason}
-    single = {name: "its channels can only leave all at once" for name, group in groups.items() if group.channels < 2}
+    traced = _keep_whole(traced, part_of_a_grouped_input(traced, layers))
+    groups = _groups([item for item in traced if not item.reason], layers, followers, followed)
+    single = {group.name: "its channels can only leave all at once" for group in groups if group.channels < 2}
     return Inventory(
         layers=layers,
-        groups=tuple(group for group in groups.values() if group.channels > 1),
+        groups=tuple(group for group in groups if group.channels > 1),
         input_shape=tuple(example.shape[1:]),
         whole=_whole(_keep_whole(traced, single), layers),
     )
+
+
+def _groups(
+    traced: list[Traced], layers: tuple[Layer, ...], followers: list[Follower], followed: Followed
+) -> list[Group]:
+    table = {layer.name: layer for layer in layers}
+    bundles = [bundled(item, table) for item in traced]
+    units = [(item.atoms, unit) for item, (unit, _) in zip(traced, bundles, strict=True)]
+    numbers = settings(followers, units, followed.book.roots())
+    return [
+        Group(name=item.name, channels=int(unit.max()) + 1, members=tuple(members), settings=own)
+        for item, (unit, members), own in zip(traced, bundles, numbers, strict=True)
+    ]
 
 
 def _with_norms(watched: Watched, followed: Followed) -> tuple[Layer, ...]:
@@ -178,70 +183,35 @@ def _with_norms(watched: Watched, followed: Followed) -> tuple[Layer, ...]:
 
 def _all(followed: Followed, layers: tuple[Layer, ...], excluded: frozenset[str]) -> list[Traced]:
     """One entry per set of coupled producers, in order of execution."""
-    where = _where(followed)
+    lying = Lying(followed)
     stuck: dict[int, tuple[int, str]] = {}
     for order, (atom, reason) in enumerate(followed.book.stuck.items()):
-        stuck.setdefault(followed.book.find(atom), (order, reason))
+        stuck.setdefault(int(lying.roots[atom]), (order, reason))
     found: list[Traced] = []
     seen: set[str] = set()
     for layer in layers:
         if layer.kind not in ("conv", "linear") or layer.name in seen:
             continue
-        found.append(_trace(layer, followed, where, stuck, excluded))
+        found.append(_trace(layer, followed, lying, stuck, excluded))
         seen.update(name for name, axis in found[-1].places if axis == "out")
     return found
 
 
-Where = dict[int, list[tuple[Place, int]]]  # places and indices by the atom that stands for what lies there
-
-
-def _where(followed: Followed) -> Where:
-    where: Where = {}
-    for place, rows in followed.places.items():
-        for row in rows:
-            for index, atom in enumerate(row.tolist()):
-                if atom >= 0:
-                    where.setdefault(followed.book.find(atom), []).append((place, index))
-    return where
-
-
 def _trace(
-    layer: Layer, followed: Followed, where: Where, stuck: Mapping[int, tuple[int, str]], excluded: frozenset[str]
+    layer: Layer, followed: Followed, lying: Lying, stuck: Mapping[int, tuple[int, str]], excluded: frozenset[str]
 ) -> Traced:
     rows = followed.places.get((layer.name, "out"))
     if rows is None:
-        lost: dict[Place, Roots] = {(layer.name, "out"): {}}
-        return Traced(name=layer.name, channels=0, places=lost, reason="the tracer cannot follow its output", roots={})
-    roots: Roots = {}
-    for channel, atom in enumerate(rows[0].tolist()):
-        if atom >= 0:
-            roots.setdefault(followed.book.find(atom), set()).add(channel)
-    places: dict[Place, Roots] = {}
-    for atom, channels in roots.items():
-        for place, index in where[atom]:
-            places.setdefault(place, {}).setdefault(index, set()).update(channels)
-    reasons = sorted(stuck[atom] for atom in roots if atom in stuck)
+        lost: dict[Place, Spots] = {(layer.name, "out"): Spots(index=NONE, atom=NONE)}
+        return Traced(name=layer.name, atoms=NONE, places=lost, reason="the tracer cannot follow its output")
+    atoms = np.where(rows[0] < 0, -1, lying.roots[rows[0]])
+    held = atoms[atoms >= 0]
+    places = lying.of(held)
+    reasons = sorted(stuck[atom] for atom in np.unique(held).tolist() if atom in stuck)
     reason = reasons[0][1] if reasons else ""
     if not reason and any(name in excluded for name, _ in places):
         reason = "excluded by name"
-    return Traced(name=layer.name, channels=len(rows[0]), places=places, reason=reason, roots=roots)
-
-
-def _mixed(traced: list[Traced], layers: tuple[Layer, ...]) -> dict[str, str]:
-    """Why groups stay whole whose channels meet others' in the input of a grouped convolution.
-
-    Every conv group must lose the same number of channels, which would tie the groups to each other.
-    """
-    reasons: dict[str, str] = {}
-    for layer in layers:
-        if layer.groups == 1 or layer.depthwise:
-            continue
-        owners = {item.name: set(item.places.get((layer.name, "in"), ())) for item in traced}
-        owners = {name: indices for name, indices in owners.items() if indices}
-        width = layer.weight_shape[1] * layer.groups
-        if len(owners) > 1 or any(len(indices) < width for indices in owners.values()):
-            reasons.update(dict.fromkeys(owners, f"only part of what the grouped convolution '{layer.name}' reads"))
-    return reasons
+    return Traced(name=layer.name, atoms=atoms, places=places, reason=reason)
 
 
 def _keep_whole(traced: list[Traced], reasons: Mapping[str, str]) -> list[Traced]:
@@ -257,51 +227,3 @@ def _whole(traced: list[Traced], layers: tuple[Layer, ...]) -> dict[str, str]:
         for name, axis in item.places
         if axis == "out" and name in weighted
     }
-
-
-def _group(traced: Traced, layers: tuple[Layer, ...], followers: list[Follower], book: Atoms) -> Group:
-    """Bundles the channels that share an index somewhere, or a place in the conv groups of a grouped convolution."""
-    table = {layer.name: layer for layer in layers}
-    local = [_local(roots, table[name], axis) for (name, axis), roots in traced.places.items()]
-    unit = _units(traced.channels, [roots for place in local for roots in place.values()])
-    members = []
-    for (name, axis), sources in traced.places.items():
-        units: list[set[int]] = [set() for _ in range(max(unit) + 1)]
-        for index, roots in sources.items():
-            place = index % table[name].weight_shape[1] if axis == "in" else index
-            for root in roots:
-                units[unit[root]].add(place)
-        members.append(Member(layer=name, axis=axis, units=tuple(tuple(sorted(indices)) for indices in units)))
-    order = {layer.name: position for position, layer in enumerate(layers)}
-    members.sort(key=lambda member: (order[member.layer], member.axis == "out"))
-    settings = tuple(dict.fromkeys(filter(None, (setting(item, traced.roots, unit, book) for item in followers))))
-    return Group(name=traced.name, channels=max(unit) + 1, members=tuple(members), settings=settings)
-
-
-def _local(roots: Roots, layer: Layer, axis: Axis) -> Roots:
-    """The roots by their index inside one conv group; a plain layer has one conv group, a depthwise one drops them."""
-    if layer.groups == 1 or layer.depthwise:
-        return roots
-    width = layer.weight_shape[1] if axis == "in" else layer.weight_shape[0] // layer.groups
-    local: Roots = {}
-    for index, sources in roots.items():
-        local.setdefault(index % width, set()).update(sources)
-    return local
-
-
-def _units(channels: int, tied: list[set[int]]) -> list[int]:
-    """The unit of every channel, numbered by their first channel; the channels in each set of `tied` share one."""
-    parent = list(range(channels))
-
-    def find(channel: int) -> int:
-        while parent[channel] != channel:
-            parent[channel] = channel = parent[parent[channel]]
-        return channel
-
-    for channel_set in tied:
-        first, *others = sorted(find(channel) for channel in channel_set)
-        for other in others:
-            parent[find(other)] = find(first)
-    firsts = [find(channel) for channel in range(channels)]
-    numbers = {first: number for number, first in enumerate(dict.fromkeys(firsts))}
-    return [numbers[first] for first in firsts]

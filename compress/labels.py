@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Ints = NDArray[np.int64]
+LOOSE = ""  # no reason to stay: it follows the channels that it meets
 PADDED = "its channels are padded with constants"
 LARGEST = 1 << 23  # numbers in one field; channels that fill more stay whole
 
@@ -68,18 +71,31 @@ class Atoms:
             parent[atom] = atom = parent[parent[atom]]
         return atom
 
+    def roots(self) -> Ints:
+        """By atom the one that stands for all that are tied to it."""
+        parent = np.array(self.parent, dtype=np.int64)
+        while (parent != (further := parent[parent])).any():
+            parent = further
+        return parent
+
+    def standing(self, atoms: Ints) -> Ints:
+        """Position by position the one that stands for all that are tied to it, -1 where there is none."""
+        known, at = np.unique(atoms, return_inverse=True)
+        stand = [self.find(atom) if atom >= 0 else -1 for atom in known.tolist()]
+        return np.array(stand, dtype=np.int64)[at].reshape(atoms.shape)
+
     def tie(self, one: Ints, two: Ints) -> None:
         """Position by position, with broadcasting: what lies there leaves together."""
         one, two = np.broadcast_arrays(one, two)
         differ = one != two
         if not differ.any():
             return
-        for a, b in set(zip(one[differ].tolist(), two[differ].tolist(), strict=True)):
+        for a, b in _pairs(one[differ], two[differ]):
             if a >= 0 and b >= 0:
                 first, second = self.find(a), self.find(b)
                 self.parent[max(first, second)] = min(first, second)
-            elif max(a, b) >= 0:
-                self.stuck.setdefault(max(a, b), self.reasons[-1 - min(a, b)])
+            elif max(a, b) >= 0 and (reason := self.reasons[-1 - min(a, b)]) != LOOSE:
+                self.stuck.setdefault(max(a, b), reason)
 
     def stick(self, atoms: Ints, reason: str) -> None:
         """They cannot leave; the first reason stays."""
@@ -107,6 +123,20 @@ class Atoms:
     def classes(self, atoms: Ints) -> int:
         """How many of them can leave one by one."""
         return len({self.find(atom) if atom >= 0 else atom for atom in np.unique(atoms).tolist()})
+
+
+def _pairs(one: Ints, two: Ints) -> Iterator[tuple[int, int]]:
+    """Every pair once."""
+    low, span = min(one.min(), two.min()), two.max() - min(one.min(), two.min()) + 1
+    codes = np.unique((one - low) * span + (two - low))
+    return zip((codes // span + low).tolist(), (codes % span + low).tolist(), strict=True)
+
+
+def components(ones: Ints, others: Ints, nodes: int) -> Ints:
+    """By node the number of the set that it is in; `ones` and `others` are in the same set pair by pair."""
+    graph = coo_array((np.ones(len(ones), dtype=np.int8), (ones, others)), shape=(nodes, nodes))
+    _, found = connected_components(graph, directed=False)
+    return np.asarray(found, dtype=np.int64)
 
 
 def first(given: Field, axes: Iterable[int]) -> Field | None:

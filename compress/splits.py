@@ -1,14 +1,14 @@
 """Axes of channels that modules take apart: which factor gives way, and which numbers in modules follow."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 from torch import nn
 
-from paretune.compress.labels import Atoms, Ints, Split
+from paretune.compress.labels import Atoms, Ints, Split, components
 from paretune.inventory import Setting
 
 WIDTHS = ("attn", "attention", "inner", "all_head")  # in names of numbers that count the channels of all heads
@@ -56,22 +56,34 @@ def settle(book: Atoms, model: nn.Module, tries: Mapping[int, int]) -> tuple[lis
     return followers, counts
 
 
-def setting(follower: Follower, roots: Mapping[int, set[int]], unit: Sequence[int], book: Atoms) -> Setting | None:
-    """How a number in a module follows the units of a group; None if it has none of its channels, or not evenly.
+def settings(
+    followers: Sequence[Follower], groups: Sequence[tuple[Ints, Ints]], roots: Ints
+) -> list[tuple[Setting, ...]]:
+    """By group how numbers in modules follow its units; one that does not do so evenly is left out.
 
-    `roots` are the group's channels by the atom that stands for them, `unit` is the unit of every channel.
+    `groups` are by channel the atom that stands for it, negative for none, and its unit; no atom is in two of them.
+    `roots` is by atom the one that stands for it.
     """
-    owner = [roots.get(book.find(atom)) if atom >= 0 else None for atom in follower.lined[:, 0].tolist()]
-    counts = Counter(unit[min(channels)] for channels in owner if channels)
-    each = set(counts.values())
-    if len(counts) != max(unit) + 1 or len(each) != 1:
-        return None
-    return Setting(module=follower.module, name=follower.name, per_unit=each.pop() * follower.times)
+    owner, unit = np.full((2, len(roots)), -1)
+    for number, (atoms, units) in enumerate(groups):
+        held = atoms >= 0
+        owner[atoms[held]], unit[atoms[held]] = number, units[held]
+    found: list[dict[Setting, None]] = [{} for _ in groups]
+    for follower in followers:
+        lined = follower.lined[:, 0]
+        lined = roots[lined[lined >= 0]]
+        for number in np.unique(owner[lined]).tolist():
+            counts = np.bincount(unit[lined[owner[lined] == number]], minlength=int(groups[number][1].max()) + 1)
+            if number >= 0 and len(set(counts.tolist())) == 1:
+                each = int(counts[0]) * follower.times
+                found[number][Setting(module=follower.module, name=follower.name, per_unit=each)] = None
+    return [tuple(each) for each in found]
 
 
 def _ways(book: Atoms, split: Split, module: nn.Module) -> Iterator[Way]:
     factors = range(split.atoms.ndim - 1)
-    order = sorted(factors, key=lambda axis: (-_freedom(book, split.atoms, axis), -axis))
+    stand = book.standing(split.atoms)
+    order = sorted(factors, key=lambda axis: (-_freedom(stand, axis), -axis))
     for free in order:
         lined = split.atoms.swapaxes(0, free)
         lined = lined.reshape(len(lined), -1)
@@ -103,20 +115,10 @@ def _named(split: Split, free: int, lined: Ints, module: nn.Module) -> list[Foll
     ]
 
 
-def _freedom(book: Atoms, atoms: Ints, free: int) -> int:
-    """How many parts can leave one by one if only the factor `free` gives way."""
-    lined = atoms.swapaxes(0, free).reshape(atoms.shape[free], -1, atoms.shape[-1])
-    parent: dict[int, int] = {}
-
-    def find(atom: int) -> int:
-        while parent.setdefault(atom, atom) != atom:
-            atom = parent[atom]
-        return atom
-
-    for row in lined:
-        for column in row.T:
-            roots = {book.find(atom) if atom >= 0 else -1 for atom in column.tolist()}
-            head, *rest = (find(root) for root in roots)
-            for root in rest:
-                parent[find(root)] = find(head)
-    return len({find(atom) for atom in parent})
+def _freedom(stand: Ints, free: int) -> int:
+    """How many parts can leave one by one if only the factor `free` gives way; `stand` are the atoms that stand for
+    those of a split."""
+    known, atoms = np.unique(stand, return_inverse=True)
+    lined = atoms.reshape(stand.shape).swapaxes(0, free).reshape(stand.shape[free], -1, stand.shape[-1])
+    one, two = np.broadcast_arrays(lined[:, :1], lined)
+    return int(components(one.ravel(), two.ravel(), len(known)).max()) + 1

@@ -29,6 +29,8 @@ class WindowAttention(nn.Module):
     biases by position. Loads state dicts of torchvision's modules. Takes over the tensors of `source`, one of them.
     """
 
+    heads_follow = True  # for whoever follows channels: what is added to the scores has the heads that are left
+
     def __init__(self, source: Any) -> None:
         super().__init__()
         self.window_size, self.shift_size = tuple(source.window_size), tuple(source.shift_size)

@@ -13,7 +13,7 @@ from hand_made import small_inventory
 from paretune.alike import Alike
 from paretune.curve import Curve, Knee
 from paretune.findings import Confirmation, Findings, MeasuredLatency, Objective, Trial
-from paretune.inventory import Buffer, Layer, Product, Size
+from paretune.inventory import Buffer, Layer, Product, Setting, Size
 from paretune.outcome import Outcome, Rung
 from paretune.plan import DENSE, Codes, GroupPlan, LayerPlan, Pattern, Plan
 from paretune.profile import profile
@@ -89,8 +89,9 @@ WATCHED = dataclasses.replace(
     INVENTORY, products=(PRODUCT,), steps=("stem", "stem", "stem:scores"), buffers=(BUFFER,),
     operations=(("add", 2), ("relu", 1)), unsure=("stem:trilinear",),
 )  # fmt: skip
+HEADS = dataclasses.replace(GROUP, settings=(Setting(module="body", name="num_heads", per_unit=1),))
 EXAMPLES: list[Any] = [
-    SIZE, BUFFER, PRODUCT, WATCHED,
+    SIZE, BUFFER, PRODUCT, WATCHED, HEADS, *HEADS.settings,
     JOINT, TRAINED, RECIPE.quantizing, RECIPE.masking.penalty, *INVENTORY.layers, GROUP, GROUP.members[0],
     INVENTORY, DENSE, PLAN, MASKED, ALIKE, PATTERN, PRUNING, WANTED, CURVE, KNEE, RECIPE.blends["a"], RECIPE.rate,
     RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0], PLAN.recovery, RECIPE, profile(INVENTORY, PLAN)[0],

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from paretune.compress.cut import cut, zero
 from paretune.compress.freeze import freeze, thaw
+from paretune.compress.groups import discover
 from paretune.compress.layers import survey
 from paretune.compress.quantize import calibrate, quantize
 from paretune.costs.counts import macs, params
@@ -118,6 +119,19 @@ def test_gradients_are_the_same(name: str) -> None:
     for key, gradient in expected.items():
         if name != "swin_v2" or not key.endswith("attn.k.bias"):  # zero there, so it is not trained
             torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_tracer_finds_the_heads(name: str) -> None:
+    net, images = network_of(name)
+    opened(net)
+    traced = discover(net, images[:1])
+    for wanted in by_heads(net, traced).groups:
+        found = traced.group[f"{wanted.name}.q"]
+        assert found.channels == wanted.channels
+        assert {(m.layer, m.axis): m.units for m in found.members} == {
+            (m.layer, m.axis): m.units for m in wanted.members
+        }
 
 
 @pytest.mark.parametrize("name", NETS)

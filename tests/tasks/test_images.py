@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paretune.errors import ParetuneError
-from paretune.tasks.images import Images, cropped
+from paretune.tasks.images import Images, cropped, evaluated
 
 MEAN, STD = (0.4, 0.5), (0.2, 0.25)
 SHAPE = (2, 3, 4)  # neither square nor of one channel, so that no two axes can be mistaken for each other
@@ -53,6 +53,11 @@ def test_clean_batches_come_in_order_whatever_the_augmentation() -> None:
     assert inputs.dtype == torch.float32
     assert torch.equal(inputs, normal(split.pixels))
     assert targets.tolist() == list(range(2500))
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 1024), (32, 64), (64, 16), (512, 16)])
+def test_larger_images_are_scored_in_smaller_batches(side: int, size: int) -> None:
+    assert evaluated(torch.zeros(2, 3, side, side, dtype=torch.uint8)) == size
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(0, True), (1, False), (1, True), (2, True)])
