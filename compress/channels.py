@@ -43,7 +43,8 @@ def follow(model: nn.Module, example: Tensor, watched: Watched, deadline: float)
     """The channels of all convolutions and linear layers, followed through one forward of `model` on `example`.
 
     Convolutions, linear layers and batch norms are known as such; everything else is followed through the operations
-    that PyTorch runs. What an unknown operation reads cannot leave.
+    that PyTorch runs. What an unknown operation reads cannot leave, nor can what reaches a module that runs in training
+    only, such as an auxiliary classifier.
 
     Raises:
         ParetuneError: the monotonic clock is past `deadline`.
@@ -56,7 +57,43 @@ def follow(model: nn.Module, example: Tensor, watched: Watched, deadline: float)
         tracer.read(tensor, "")
         for item in tracer.of(tensor).fields:
             tracer.book.stick(item.atoms, OUTPUT)
+    _stay_for_training(tracer, example)
     return Followed(book=tracer.book, places=tracer.places, readers=tracer.readers)
+
+
+def _stay_for_training(tracer: "_Tracer", example: Tensor) -> None:
+    """Sticks what modules read that the forward has not called, but calls in training mode."""
+    idle = {name: module for name, module in tracer.modules.items() if name not in tracer.called}
+    if not any(True for module in idle.values() for _ in module.parameters(recurse=False)):
+        return
+    later = _Tracer(tracer.model, tracer.watched, tracer.deadline)
+    later.put(example, (), later.book.fixed(INPUT))
+    try:
+        with torch.random.fork_rng([example.device] if example.is_cuda else []), _training(tracer.model):
+            with torch.no_grad(), later.watching():
+                tracer.model(example)
+    except TimeoutError:
+        raise
+    except Exception:
+        pass  # in training it may ask for more than an example; what ran until then was seen
+    for (name, axis), rows in later.places.items():
+        for reader in idle if axis == "out" else ():
+            met = np.isin(rows[0], later.called.get(reader, []))
+            tracer.book.stick(tracer.places[name, axis][0][met], f"its channels reach '{reader}', only run in training")
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Training mode for modules that own no tensors but have children: what dropout and norms compute stays."""
+    plain = [module for module in model.modules() if not {**module._parameters, **module._buffers}]
+    held = [module for module in plain if next(module.children(), None) is not None and not module.training]
+    for module in held:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in held:
+            module.training = False
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -66,18 +103,19 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.book = Atoms()
         self.places: dict[Place, list[Ints]] = {}
         self.readers: dict[str, list[str]] = {}
+        self.called: dict[str, list[int]] = {}  # what the modules that ran were given
         self._outputs: dict[int, tuple[Any, str]] = {}  # the layer that made a tensor
         self._known: dict[int, tuple[Any, Labels]] = {}
         self._stored: dict[StorageWeakRef, Labels] = {}
         self._stack = [""]
         self._inside = 0  # calls of known layers that are under way
         self._layers = {layer.name: layer for layer in self.watched.layers if layer.kind != "other"}
-        self._modules = dict(self.model.named_modules())
+        self.modules = dict(self.model.named_modules())
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Within it every operation is followed. Attention is not fused into whole encoder layers meanwhile."""
-        handles = [handle for name, module in self._modules.items() for handle in self._hooks(name, module)]
+        handles = [handle for name, module in self.modules.items() for handle in self._hooks(name, module)]
         try:
             with WATCHING:
                 fast = torch.backends.mha.get_fastpath_enabled()
@@ -95,7 +133,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What is known of a tensor; one that does not depend on the input keeps its size."""
         labels = self._seen(tensor)
         if labels is None:
-            module = self._modules[self._stack[-1]]
+            module = self.modules[self._stack[-1]]
             leaf = next(module.children(), None) is None
             reason = LOOSE if self._heads_follow() else self._passing() if leaf else OWNERLESS
             labels = Labels(shape=tuple(tensor.shape), fixed=self.book.fixed(reason))
@@ -167,28 +205,31 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _heads_follow(self) -> bool:
         """Whether a module that is running says that all it makes follows the heads that are left."""
-        return any(getattr(self._modules[name], "heads_follow", False) for name in self._stack)
+        return any(getattr(self.modules[name], "heads_follow", False) for name in self._stack)
 
     def _passing(self, name: str | None = None) -> str:
         name = self._stack[-1] if name is None else name
-        return f"its channels pass '{name}' ({type(self._modules[name]).__name__}), which cannot be sliced"
+        return f"its channels pass '{name}' ({type(self.modules[name]).__name__}), which cannot be sliced"
 
     def _reason(self, operation: str) -> str:
         name = self._stack[-1]
-        if next(self._modules[name].children(), None) is None:
+        if next(self.modules[name].children(), None) is None:
             return self._passing()
-        kind, spoken = type(self._modules[name]).__name__, operation.replace("::", ".")
+        kind, spoken = type(self.modules[name]).__name__, operation.replace("::", ".")
         return f"its channels pass {spoken} in '{name}' ({kind}), which cannot be followed"
 
     def _hooks(self, name: str, module: nn.Module) -> Iterator[Any]:
         layer = self._layers.get(name)
 
         def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+            self.called.setdefault(name, [])
             if layer is not None:
                 if not self._inside:
                     self._enter(layer, module, next(tensors((args, kwargs))))
                 self._inside += 1
             self._stack.append(name)
+            for item in (item for tensor in tensors((args, kwargs)) for item in self.of(tensor).fields):
+                self.called[name] += np.unique(item.atoms).tolist()
 
         def leave(_: nn.Module, args: Any, kwargs: Any, made: Any) -> None:
             # A module that failed, and whose caller caught it, may still lie on top.

@@ -38,8 +38,11 @@ class Descent:
         torch.autograd.backward(self.scaler.scale(value))
         self.scaler.unscale_(self.optimizer)
         look()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if not self.scaler.is_enabled():
+            self.optimizer.step()
+        elif any(one.grad is not None for group in self.optimizer.param_groups for one in group["params"]):
+            self.scaler.step(self.optimizer)  # it cannot do with no gradient at all
+            self.scaler.update()
         self.done += 1
 
 

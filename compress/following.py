@@ -28,7 +28,8 @@ def followed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Tra
     """What every figure of `trace` loses with the channels, checked on two cuts of all groups at once.
 
     What was worked out wrong is measured with one group cut at a time, and checked again; ordinary networks never come
-    to that. A figure that still disagrees stays as it is in the dense model. `see` traces one forward.
+    to that. A figure that still disagrees stays as it is in the dense model. `see` traces one forward; it gives None if
+    that cannot be recorded, or if time is up.
     """
     dense, shares = figures(inventory, trace), _worked_out(inventory, trace)
     if not inventory.groups:
@@ -48,9 +49,12 @@ def followed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Tra
 
 
 def _kept(inventory: Inventory, chance: random.Random) -> dict[str, tuple[int, ...]]:
-    """Random units of every group, at least one kept and one gone."""
+    """Random units of every group, at least one gone and two kept: an axis of size one needs fewer copies in memory,
+    so that with one head an attention would run other operations. Of two units one is kept."""
     return {
-        group.name: tuple(sorted(chance.sample(range(group.channels), chance.randint(1, group.channels - 1))))
+        group.name: tuple(
+            sorted(chance.sample(range(group.channels), chance.randint(min(2, group.channels - 1), group.channels - 1)))
+        )
         for group in inventory.groups
     }
 

@@ -83,7 +83,7 @@ def _discover(model: nn.Module, example: Tensor, deadline: float, exclude: tuple
     except Exception as error:
         raise ParetuneError(f"the model's channels cannot be followed: {first_line(error)}") from error
     inventory = _proven(twin, example, watched, followed, excluded, deadline)
-    return observed(twin, example, inventory, watched.trace)
+    return observed(twin, example, inventory, watched.trace, deadline)
 
 
 def _excluded(patterns: tuple[str, ...], layers: tuple[Layer, ...]) -> frozenset[str]:
@@ -111,7 +111,7 @@ def _proven(
             order = [layer.name for layer in found.layers]
             both = sorted((*best.groups, *new), key=lambda group: order.index(group.name))
             found = replace(found, groups=tuple(both))
-        best = proven(twin, example, found, deadline=deadline)
+        best = proven(twin, example, found, known=best.groups if best else (), deadline=deadline)
         lost = {group.name for group in found.groups} - set(best.group)
         again = _met(book, followed, lost, ways, tries)
         if not again:

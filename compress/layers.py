@@ -1,6 +1,8 @@
 """A model's layers in order of execution, as forward hooks see them."""
 
 import copy
+import math
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -110,23 +112,29 @@ def survey(model: nn.Module, example: Tensor) -> Inventory:
     return observed(twin, example, inventory, watched.trace)
 
 
-def observed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Trace | None) -> Inventory:
+def observed(
+    model: nn.Module, example: Tensor, inventory: Inventory, trace: Trace | None, deadline: float = math.inf
+) -> Inventory:
     """`inventory` with the products, steps, buffers and operations of `trace`, a forward of `model` on `example`.
 
     They are counted per sample of `example` (N, ...). If there is no trace, or it cannot be told in such terms, they
-    stay empty and `unsure` says so.
+    stay empty and `unsure` says so; it also says what could not be checked before the monotonic clock is past
+    `deadline`, and stays as in the dense model.
     """
     if trace is None:
         return replace(inventory, unsure=(UNFOLLOWED,))
     try:
-        return _observed(model, example, inventory, trace)
+        return _observed(model, example, inventory, trace, deadline)
     except Exception as error:
         # An inventory without them serves most purposes; the layers and groups are known already.
         return replace(inventory, unsure=(f"{UNFOLLOWED} ({first_line(error)})",))
 
 
-def _observed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Trace) -> Inventory:
-    found = followed(model, example, inventory, trace, _traced)
+def _observed(model: nn.Module, example: Tensor, inventory: Inventory, trace: Trace, deadline: float) -> Inventory:
+    def see(small: nn.Module, given: Tensor) -> Trace | None:
+        return _traced(small, given) if time.monotonic() < deadline else None
+
+    found = followed(model, example, inventory, trace, see)
     dense, divisors = figures(inventory, trace), _divisors(inventory, trace, len(example))
     order = [group.name for group in inventory.groups]
 

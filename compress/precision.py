@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paretune.errors import pick
+from paretune.errors import ParetuneError, pick
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -42,7 +42,9 @@ class Precision:
             plain: Tensor = model(self._laid(inputs))
             return plain
         with torch.autocast(inputs.device.type, dtype=DTYPES[self.dtype]):
-            outputs: Tensor = model(self._laid(inputs))
+            outputs = model(self._laid(inputs))
+        if not isinstance(outputs, Tensor):
+            raise ParetuneError(f"precision {self} needs a model that returns one tensor, not {type(outputs).__name__}")
         return outputs.float()
 
     def _laid(self, inputs: Tensor) -> Tensor:
@@ -69,9 +71,11 @@ def precision_of(word: str) -> Precision:
 
 
 def laid_out(model: nn.Module, precision: Precision) -> nn.Module:
-    """`model` with its weights in the layout, in place."""
-    laid: nn.Module = model.to(memory_format=LAYOUTS[precision.memory_format])  # type: ignore[call-overload]
-    return laid
+    """`model` with those weights that have four axes in the layout, in place; there is none for others."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=LAYOUTS[precision.memory_format])
+    return model
 
 
 @contextmanager

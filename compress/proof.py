@@ -18,12 +18,15 @@ SAME = 1e-3  # relative; float noise is near 1e-6, a wrong index near 1
 UNPROVEN = "a cut and a zeroed copy disagree, so the channels mix in a way the tracer does not see"
 
 
-def proven(model: nn.Module, example: Tensor, inventory: Inventory, *, deadline: float = math.inf) -> Inventory:
+def proven(
+    model: nn.Module, example: Tensor, inventory: Inventory, *, known: Groups = (), deadline: float = math.inf
+) -> Inventory:
     """`inventory` with only those groups whose cut model equals the zeroed model on `example` (N, ...).
 
     An operation may depend on the number of channels in a way that nobody saw, such as a constant in a module. Usually
     one forward pair proves all groups; if it fails, halves are tried, then their halves. Weights and running statistics
-    are replaced by random ones (own seed), so that no special value hides a mistake.
+    are replaced by random ones (own seed), so that no special value hides a mistake. `known` are groups of `inventory`
+    that passed together before.
 
     Raises:
         TimeoutError: the monotonic clock is past `deadline`.
@@ -31,7 +34,8 @@ def proven(model: nn.Module, example: Tensor, inventory: Inventory, *, deadline:
     if not inventory.groups:
         return inventory
     model = _scrambled(model, example)
-    good = _good(model, example, inventory, (), inventory.groups, deadline)
+    tried = tuple(group for group in inventory.groups if group not in known)
+    good = _good(model, example, inventory, known, tried, deadline)
     if len(good) == len(inventory.groups):
         return inventory
     whole = dict(inventory.whole)
@@ -39,23 +43,26 @@ def proven(model: nn.Module, example: Tensor, inventory: Inventory, *, deadline:
         for member in group.producers if group not in good else ():
             if inventory.layer[member.layer].kind != "norm":
                 whole[member.layer] = UNPROVEN
-    return replace(inventory, groups=good, whole=whole)
+    return replace(inventory, groups=tuple(group for group in inventory.groups if group in good), whole=whole)
 
 
 def _good(
-    model: nn.Module, example: Tensor, inventory: Inventory, known: Groups, tried: Groups, deadline: float
-) -> Groups:
-    """`known` and those of `tried` that can be cut with them."""
+    model: nn.Module, example: Tensor, inventory: Inventory, known: Groups, tried: Groups, deadline: float,
+    fails: bool = False,
+) -> Groups:  # fmt: skip
+    """`known` and those of `tried` that can be cut with them; `fails` if not all of them can, as was seen before."""
+    if not tried:
+        return known
     if time.monotonic() > deadline:
         raise TimeoutError
-    if _agrees(model, example, inventory, (*known, *tried)):
+    if not fails and _agrees(model, example, inventory, (*known, *tried)):
         return (*known, *tried)
     if len(tried) == 1:
         return known
     half = len(tried) // 2
-    for part in (tried[:half], tried[half:]):
-        known = _good(model, example, inventory, known, part, deadline)
-    return known
+    first = _good(model, example, inventory, known, tried[:half], deadline)
+    passed = len(first) == len(known) + half  # then the second half is what fails
+    return _good(model, example, inventory, first, tried[half:], deadline, passed)
 
 
 @torch.no_grad()

@@ -72,9 +72,10 @@ def settings(
     for follower in followers:
         lined = follower.lined[:, 0]
         lined = roots[lined[lined >= 0]]
+        lined = lined[owner[lined] >= 0]
         for number in np.unique(owner[lined]).tolist():
             counts = np.bincount(unit[lined[owner[lined] == number]], minlength=int(groups[number][1].max()) + 1)
-            if number >= 0 and len(set(counts.tolist())) == 1:
+            if len(set(counts.tolist())) == 1:
                 each = int(counts[0]) * follower.times
                 found[number][Setting(module=follower.module, name=follower.name, per_unit=each)] = None
     return [tuple(each) for each in found]

@@ -1,6 +1,7 @@
 """What can be told before anything is written: names, reach of the space, and what makes a study the same study."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +31,8 @@ LATENCY = Objective(
     name="latency_ms", unit="ms",
     definition="measured: median of one sample in onnxruntime on the machine of the study; varies from run to run",
 )  # fmt: skip
-
-
 EXAMPLES = {"finn": "fpga_pe16"}  # hardware with the engine
+MOVABLE = ("root", "path", "weights", "workers", "download", "limit_bytes", "corrupt")  # no number depends on them
 
 
 def check_names(settings: Settings, task: Task, hardware: Hardware | None = None) -> tuple[Objective, ...]:
@@ -132,10 +132,23 @@ def warn_if_stuck_here(bench: Bench) -> None:
         print(f"paretune: warning: this model can be searched, but not be exported yet: {error}", file=sys.stderr)
 
 
+def _task_told(task: Task) -> dict[str, Any]:
+    """Settings of a task that its fingerprint of weights and images does not hold, such as augmentation.
+
+    Where the files lie may change, and how they are read.
+    """
+    if task.name != "classification":
+        return {}
+    parts: Mapping[str, Any] = task.origin
+    told = {part: {k: v for k, v in parts[part].items() if k not in MOVABLE} for part in ("model", "data")}
+    return {"task_settings": to_plain(told)}
+
+
 def identity_of(settings: Settings, task: Task, space: Space, hardware: Hardware | None = None) -> dict[str, Any]:
     """What must not change when a study is resumed."""
     return {
         "task": f"{task.name} {task.fingerprint}",
+        **_task_told(task),
         "objectives": list(settings.objectives),
         "budget": settings.limits,
         "sampler": settings.sampler,

@@ -9,13 +9,13 @@ from time import monotonic, perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paretune.compress.descent import Descent
 from paretune.compress.precision import DTYPES, LAYOUTS, PLAIN, Precision, laid_out, precision_of
 from paretune.compress.recover import parameter_groups
 from paretune.conf.settings import Settings
-from paretune.errors import first_line
+from paretune.errors import ParetuneError, first_line
 from paretune.machine import processor
 from paretune.records import to_plain
 from paretune.search.bench import Bench
@@ -116,11 +116,14 @@ def _remembered(folder: Path) -> Choice | None:
     facts: Mapping[str, Any] = read_json(path).get("precision", {})
     if facts.get("asked") != AUTO or "measured" not in facts:
         return None
-    return Choice(
-        asked=AUTO, precision=Precision(dtype=facts["dtype"], memory_format=facts["memory_format"]),
-        threads=facts["threads"], measured=tuple(Measurement(**row) for row in facts["measured"]),
-        batch=facts["batch"], processor=facts["processor"],
-    )  # fmt: skip
+    try:
+        return Choice(
+            asked=AUTO, precision=Precision(dtype=facts["dtype"], memory_format=facts["memory_format"]),
+            threads=facts["threads"], measured=tuple(Measurement(**row) for row in facts["measured"]),
+            batch=facts["batch"], processor=facts["processor"],
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise ParetuneError(f"{path}: what precision=auto has chosen cannot be read ({error!r})") from error
 
 
 def measured_choice(bench: Bench, threads: int | None) -> Choice:
@@ -179,11 +182,15 @@ class Racer:
     batch: tuple[Tensor, Tensor]
     seconds: float = math.inf
     reason: str = ""
+    _model: nn.Module | None = field(default=None, init=False)
     _descent: Descent | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.precision, self.threads = self.key
-        self.model = laid_out(copy.deepcopy(self.bench.task.model).train(), self.precision)
+
+    def drop(self) -> None:
+        """Free its memory: there are up to a dozen of them."""
+        self._model = self._descent = None
 
     def lap(self) -> None:
         """One step of training that counts; before the first, one that does not. A failure ends its race."""
@@ -193,16 +200,18 @@ class Racer:
                 self._train()
             start = perf_counter()
             self._train()
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # a candidate that does not run is no reason to end the study
             self.reason, self.seconds = first_line(error), math.inf
+            self.drop()
         else:
             self.seconds = min(self.seconds, perf_counter() - start)
 
     def _train(self) -> None:
         inputs, targets = self.batch
-        if self._descent is None:
-            self._descent = Descent(parameter_groups(self.model), LEARNING_RATE, 1000, self.precision)
-        value = self.bench.task.loss(self.precision.outputs(self.model, inputs), targets)
+        if self._model is None or self._descent is None:
+            self._model = laid_out(copy.deepcopy(self.bench.task.model).train(), self.precision)
+            self._descent = Descent(parameter_groups(self._model), LEARNING_RATE, 1000, self.precision)
+        value = self.bench.task.loss(self.precision.outputs(self._model, inputs), targets)
         if not math.isfinite(value.item()):
             raise RuntimeError("the loss is not finite")
         self._descent.step(value)
@@ -225,13 +234,15 @@ def _race(racers: Sequence[Racer], end: float, laps: int = LAPS) -> None:
     PyTorch's number of threads and random state are put back.
     """
     before = torch.get_num_threads()
-    gpus = {parameter.device for racer in racers for parameter in racer.model.parameters() if parameter.is_cuda}
+    gpus = {racer.bench.task.device for racer in racers if racer.bench.task.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=list(gpus)):
             for lap in range(laps):
                 limit = HOPELESS * min(racer.seconds for racer in racers) if lap else math.inf
                 for racer in racers:
-                    if not racer.reason and racer.seconds <= limit and monotonic() < end:
+                    if racer.seconds > limit:
+                        racer.drop()
+                    elif not racer.reason and monotonic() < end:
                         racer.lap()
     finally:
         torch.set_num_threads(before)

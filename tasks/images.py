@@ -98,7 +98,7 @@ def evaluated(pixels: Tensor) -> int:
     if pixels.device.type != "cpu":
         return 1024
     fit = 2**20 // (4 * max(1, pixels[:1].numel()))
-    return min(1024, max(16, 2 ** (max(1, fit).bit_length() - 1)))
+    return min(1024, max(16, 1 << (max(1, fit).bit_length() - 1)))
 
 
 def cropped(images: Tensor, down: Tensor, right: Tensor, mirrored: Tensor, *, pad: int) -> Tensor:

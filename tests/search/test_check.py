@@ -1,5 +1,7 @@
 """What can be told before a search."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_task import TinyNet, tiny_task
@@ -9,9 +11,22 @@ from paretune.conf.settings import Settings, StudySettings
 from paretune.errors import ParetuneError
 from paretune.frozen import HEADER_BYTES
 from paretune.search.bench import lay_out
-from paretune.search.check import check_reach, warn_if_stuck_here
+from paretune.search.check import check_reach, identity_of, warn_if_stuck_here
 from paretune.spaces.language import parse_space
 from paretune.tasks.own import from_loaders
+
+SETTINGS = Settings(task={}, space={}, objectives=("top1_error", "params"), study=StudySettings(name="mine"))
+
+
+def test_a_classification_study_is_not_resumed_with_another_augmentation_but_elsewhere():
+    space = parse_space({}, lay_out(tiny_task()).inventory)
+
+    def identity(**data):
+        origin = {"name": "classification", "model": {"source": "cifar"}, "data": {"flip": True, **data}}
+        return identity_of(SETTINGS, replace(tiny_task(), name="classification", origin=origin), space)
+
+    assert identity(path="here.npz") == identity(path="there.npz", workers=2)
+    assert identity() != identity(flip=False)
 
 
 class Sorted(TinyNet):
