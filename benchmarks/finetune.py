@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,6 +28,7 @@ from torch import nn
 
 from paretune.compress import recover
 from paretune.compress.precision import PLAIN, Precision
+from paretune.compress.quantize import calibrate, quantize
 from paretune.compress.recover import Teacher, finetune
 from paretune.plan import GroupPlan, LayerPlan, Plan
 from paretune.recipe import Recovery
@@ -35,7 +37,7 @@ from paretune.search.evaluate import Clock, evaluate
 from paretune.search.precision import Choice, measured_choice
 from paretune.search.threads import threads_for
 from paretune.tasks.classification import classification
-from paretune.tasks.images import Images
+from paretune.tasks.images import Images, evaluated
 from paretune.tasks.task import Task
 from paretune.tasks.torchvision_models import torchvision_models
 
@@ -56,6 +58,11 @@ ABOUT_SHARES = (
     "Outside is everything else: batches with their augmentation, optimizer, checks; in a whole trial also cutting, "
     "fitting quantizers and freezing. "
     "The teacher answers in the first trial with its seed and is remembered after that."
+)
+
+ABOUT_SCORING = (
+    f"{VAL_IMAGES:,} images forward in float32, without gradients, the ways in turn. Activations of many images at a "
+    "time do not fit in the cache."
 )
 
 
@@ -295,6 +302,33 @@ def shares(plan: Plan, bench: Bench) -> Sequence[str]:
     return f"{tuning:.2f}", outside, *parts, f"{whole:.2f}", f"{100 * (1 - inside / whole):.2f}"
 
 
+def scoring_rows(bench: Bench, turns: int) -> Iterator[Sequence[str]]:
+    """Images scored per second by how many of them go through the network at a time, in turns."""
+    split = bench.task.val
+    assert isinstance(split, Images)
+    inputs = torch.cat([x for x, _ in split.batches(None)])
+    layers = tuple(LayerPlan(layer=x.name, weight_bits=BITS, activation_bits=BITS) for x in bench.inventory.weighted)
+    rounded = quantize(copy.deepcopy(bench.task.model), Plan(layers=layers))
+    calibrate(rounded, inputs[:BATCH])
+    used = evaluated(split.pixels)
+    for name, model in (("float", bench.task.model), (f"W{BITS}A{BITS}", rounded.eval())):
+        with torch.no_grad():
+            ways = {
+                f"{name}, {size} at a time{' (ours)' if size == used else ''}": partial(_scored, model, inputs, size)
+                for size in (1024, 256, used, used // 4)
+            }
+            found = rates(ways, len(inputs), turns)
+        slowest = found[next(iter(ways))]
+        for way, per_second in found.items():
+            ratio = statistics.median(one / other for one, other in zip(per_second, slowest, strict=True))
+            yield way, f"{statistics.median(per_second):.0f}", f"{ratio:.2f}"
+
+
+def _scored(model: nn.Module, inputs: torch.Tensor, size: int) -> None:
+    for batch in torch.split(inputs, size):
+        model(batch)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """In Markdown."""
     return "\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows))
@@ -336,6 +370,8 @@ def parts(bench: Bench, turns: int, source: str) -> Iterator[str]:
         "outside in the trial, %",
     )  # fmt: skip
     yield table(columns, list(share_rows(bench, choice)))
+    yield f"\n## Scoring\n\n{ABOUT_SCORING}\n"
+    yield table(("way", "images/s, median", "ratio"), list(scoring_rows(bench, turns)))
 
 
 if __name__ == "__main__":

@@ -63,23 +63,25 @@ def follow(model: nn.Module, example: Tensor, watched: Watched, deadline: float)
 
 def _stay_for_training(tracer: "_Tracer", example: Tensor) -> None:
     """Sticks what modules read that the forward has not called, but calls in training mode."""
-    idle = {name: module for name, module in tracer.modules.items() if name not in tracer.called}
-    if not any(True for module in idle.values() for _ in module.parameters(recurse=False)):
+    idle = frozenset(tracer.modules) - set(tracer.called)
+    if not any(True for name in idle for _ in tracer.modules[name].parameters(recurse=False)):
         return
     later = _Tracer(tracer.model, tracer.watched, tracer.deadline)
+    later.idle = idle
     later.put(example, (), later.book.fixed(INPUT))
     try:
-        with torch.random.fork_rng([example.device] if example.is_cuda else []), _training(tracer.model):
-            with torch.no_grad(), later.watching():
-                tracer.model(example)
+        devices = [example.device] if example.is_cuda else []
+        with torch.random.fork_rng(devices), _training(tracer.model), torch.no_grad(), later.watching():
+            tracer.model(example)
     except TimeoutError:
         raise
     except Exception:
         pass  # in training it may ask for more than an example; what ran until then was seen
     for (name, axis), rows in later.places.items():
-        for reader in idle if axis == "out" else ():
-            met = np.isin(rows[0], later.called.get(reader, []))
-            tracer.book.stick(tracer.places[name, axis][0][met], f"its channels reach '{reader}', only run in training")
+        for reader in tracer.modules if axis == "out" and (name, axis) in tracer.places else ():
+            if reader in idle and later.called.get(reader):
+                own = tracer.places[name, axis][0][np.isin(rows[0], later.called[reader])]
+                tracer.book.stick(own, f"its channels reach '{reader}', which runs in training only")
 
 
 @contextmanager
@@ -103,7 +105,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.book = Atoms()
         self.places: dict[Place, list[Ints]] = {}
         self.readers: dict[str, list[str]] = {}
-        self.called: dict[str, list[int]] = {}  # what the modules that ran were given
+        self.idle: frozenset[str] = frozenset()
+        self.called: dict[str, list[int]] = {}  # the modules that ran, and what those in `idle` were given
         self._outputs: dict[int, tuple[Any, str]] = {}  # the layer that made a tensor
         self._known: dict[int, tuple[Any, Labels]] = {}
         self._stored: dict[StorageWeakRef, Labels] = {}
@@ -228,7 +231,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._enter(layer, module, next(tensors((args, kwargs))))
                 self._inside += 1
             self._stack.append(name)
-            for item in (item for tensor in tensors((args, kwargs)) for item in self.of(tensor).fields):
+            read = tensors((args, kwargs)) if name in self.idle else ()
+            for item in (item for tensor in read for item in self.of(tensor).fields):
                 self.called[name] += np.unique(item.atoms).tolist()
 
         def leave(_: nn.Module, args: Any, kwargs: Any, made: Any) -> None:

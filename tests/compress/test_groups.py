@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from paretune.compress import groups
 from paretune.compress.channels import follow
+from paretune.compress.cut import cut
 from paretune.compress.groups import discover
 from paretune.errors import ParetuneError
 from paretune.inventory import Inventory, Member
@@ -174,6 +176,21 @@ def test_a_layer_used_twice_counts_twice() -> None:
 def test_views_in_the_batch_axis_count() -> None:
     net = Lambda(lambda s, x: s.fc(s.one(x.view(3, 1, 8, 8))).mean(0), one=nn.Conv2d(1, 4, 1), fc=Pooled(4))
     assert discover(net.eval(), IMAGE).layer["one"].positions == 3 * 64
+
+
+def test_what_a_head_reads_in_training_only_stays() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Any:
+        x = self.one(x)
+        aside = self.aside(x) if self.training else None
+        return self.fc(self.two(x)) if aside is None else (self.fc(self.two(x)), aside)
+
+    layers = {"one": nn.Conv2d(3, 6, 1), "two": nn.Conv2d(6, 5, 1), "aside": Pooled(6), "fc": Pooled(5)}
+    net = Lambda(forward, **layers).eval()
+    inventory = discover(net, IMAGE)
+    assert inventory.whole["one"] == "its channels reach 'aside', which runs in training only"
+    assert list(inventory.group) == ["two"]
+    small = cut(net, inventory, {"two": (0, 3)}).train()
+    assert [tuple(made.shape) for made in small(IMAGE)] == [(1, 3), (1, 3)]
 
 
 def test_modules_never_called_come_last() -> None:
