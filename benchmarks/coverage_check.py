@@ -154,14 +154,15 @@ def _recount(small: nn.Module, example: Tensor, inventory: Inventory, plan: Plan
 
 def counted(net: nn.Module, example: Tensor) -> int:
     """Multiply-adds by PyTorch's counter, attention and LSTMs taken apart into the products that it knows."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, fused = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False
     try:
-        apart = (sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False))  # type: ignore[no-untyped-call]
-        with torch.no_grad(), apart[0], apart[1], FlopCounterMode(display=False) as flops:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
             net(example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.enabled = fused
     return int(flops.get_total_flops()) // 2
 
 

@@ -120,7 +120,7 @@ def _slice(module: nn.Module, inventory: Inventory, name: str, gone: Gone, memo:
 
 def _without(tensor: Tensor, axis: int, size: int, gone: set[int]) -> Tensor:
     stay = [index for index in range(size) if index not in gone]
-    return tensor.index_select(axis, torch.tensor(stay, device=tensor.device))
+    return tensor.index_select(axis, torch.tensor(stay, dtype=torch.long, device=tensor.device))
 
 
 def _resize(module: nn.Module, depthwise: bool) -> None:

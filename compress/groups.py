@@ -118,7 +118,23 @@ def _proven(
             break
         tries |= again
     assert best is not None
-    return best
+    return _needed(twin, example, best, deadline)
+
+
+def _needed(twin: nn.Module, example: Tensor, inventory: Inventory, deadline: float) -> Inventory:
+    """Without settings that no cut needs: another number of a module may happen to have the value of one that counts
+    channels."""
+    several = [group for group in inventory.groups if len(group.settings) > 1]
+    for name in sorted({setting.name for group in several for setting in group.settings}):
+        less = replace(inventory, groups=tuple(_without(group, name) for group in inventory.groups))
+        if less != inventory and len(proven(twin, example, less, deadline=deadline).groups) == len(less.groups):
+            inventory = less
+    return inventory
+
+
+def _without(group: Group, name: str) -> Group:
+    left = tuple(setting for setting in group.settings if setting.name != name)
+    return replace(group, settings=left) if left else group
 
 
 def _met(

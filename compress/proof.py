@@ -8,13 +8,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from paretune.compress.cut import cut, zero
+from paretune.compress.cut import Kept, cut, zero
 from paretune.compress.layers import tensors
 from paretune.inventory import Group, Inventory
 
 Groups = tuple[Group, ...]
 
-SAME = 1e-3  # relative; float noise is near 1e-6, a wrong index near 1
+SAME = 1e-6  # relative, in float64, whose noise is near 1e-14: a small branch beside a large one counts, too
+ROUGHLY = 1e-4  # in float32, for models that run in nothing else or would not fit twice as large
+LARGE = 100_000_000  # parameters of those
+# What shapes raise that no longer fit together.
+UNFIT = (RuntimeError, IndexError, ValueError, AssertionError, TypeError, ZeroDivisionError)
 UNPROVEN = "a cut and a zeroed copy disagree, so the channels mix in a way the tracer does not see"
 
 
@@ -33,7 +37,7 @@ def proven(
     """
     if not inventory.groups:
         return inventory
-    model = _scrambled(model, example)
+    model, example = _precise(_scrambled(model, example), example)
     tried = tuple(group for group in inventory.groups if group not in known)
     good = _good(model, example, inventory, known, tried, deadline)
     if len(good) == len(inventory.groups):
@@ -66,26 +70,81 @@ def _good(
 
 
 @torch.no_grad()
-def _agrees(model: nn.Module, example: Tensor, inventory: Inventory, groups: tuple[Group, ...]) -> bool:
+def _agrees(model: nn.Module, example: Tensor, inventory: Inventory, groups: Groups) -> bool:
+    """Whether all `groups` can be cut together: without their first units, without their last ones, and down to one."""
     part = replace(inventory, groups=groups)
-    kept = {group.name: tuple(u for u in range(group.channels) if u % 3 != 1) for group in groups}
+    ends = {group.name: group.channels - 1 for group in groups}
+    keeps: tuple[dict[str, tuple[int, ...]], ...] = (
+        {name: tuple(u for u in range(end + 1) if u % 3 != 0) for name, end in ends.items()},
+        {name: tuple(u for u in range(end + 1) if u % 3 != end % 3) for name, end in ends.items()},
+        {name: (end // 2,) for name, end in ends.items()},
+    )
+    return all(_same(model, example, part, kept) for kept in keeps) and _trains(model, example, part, keeps[0])
+
+
+def _same(model: nn.Module, example: Tensor, inventory: Inventory, kept: Kept) -> bool:
     try:
-        small = list(tensors(cut(model, part, kept)(example)))
-    except (
-        RuntimeError,
-        IndexError,
-        ValueError,
-        AssertionError,
-        TypeError,
-        ZeroDivisionError,
-    ):  # shapes that no longer fit together
+        small, inside = _made(cut(model, inventory, kept), example, inventory)
+    except UNFIT:
         return False
-    large = list(tensors(zero(model, part, kept)(example)))
-    return all(_close(one, two) for one, two in zip(small, large, strict=True))
+    large, other = _made(zero(model, inventory, kept), example, inventory)
+    # Inside, the channels that leave may be another axis of what a layer makes.
+    if not small or len(inside) != len(other):
+        return False
+    kin = [(one, two) for one, two in zip(inside, other, strict=True) if one.shape == two.shape]
+    return all(_close(one, two) for one, two in [*zip(small, large, strict=True), *kin])
+
+
+def _made(model: nn.Module, example: Tensor, inventory: Inventory) -> tuple[list[Tensor], list[Tensor]]:
+    """What leaves the model, and what leaves those of its layers that keep their rows: an output may hide a
+    difference, because it saturates or is a choice.
+    """
+    seen: list[Tensor] = []
+    cut_rows = {member.layer for group in inventory.groups for member in group.producers}
+    whole = [layer.name for layer in inventory.weighted if layer.name not in cut_rows]
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda module, given, made: seen.extend(tensors(made)))
+        for name in whole
+    ]
+    try:
+        made = list(tensors(model(example)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return made, seen
+
+
+def _trains(model: nn.Module, example: Tensor, inventory: Inventory, kept: Kept) -> bool:
+    """Whether the cut model runs in training mode, if the whole one does: there it may call more layers."""
+    pair = torch.cat([example, example])  # a batch norm needs two
+    with torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
+        try:
+            copy.deepcopy(model).train()(pair)
+        except Exception:  # the user's forward may raise anything
+            return True
+        try:
+            cut(model, inventory, kept).train()(pair)
+        except UNFIT:
+            return False
+    return True
 
 
 def _close(one: Tensor, two: Tensor) -> bool:
-    return one.shape == two.shape and bool((one - two).float().norm() <= SAME * two.float().norm())
+    limit = SAME if one.dtype == torch.float64 else ROUGHLY
+    return one.shape == two.shape and bool((one - two).double().norm() <= limit * two.double().norm())
+
+
+@torch.no_grad()
+def _precise(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """Both in float64, so that rounding hides nothing; as they are where that does not run or fit."""
+    if not example.is_floating_point() or sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+        return model, example
+    precise, exactly = copy.deepcopy(model).double(), example.double()
+    try:
+        made = list(tensors(precise(exactly)))
+    except Exception:  # such as a forward that makes float32 tensors of its own
+        return model, example
+    return (precise, exactly) if made else (model, example)
 
 
 @torch.no_grad()

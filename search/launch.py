@@ -20,6 +20,7 @@ from paretune.costs.hardware import Hardware
 from paretune.errors import ParetuneError, near_miss
 from paretune.spaces.language import KEYS
 
+GROUPS = ("experiment", "task", "model", "data", "space", "hardware")
 VARIATIONS = frozenset({"sampler", "seed", "population"})  # of one search: nothing else tells two studies apart
 
 INSPECT_HELP = """paretune inspect [key=value ...]: layers, their costs, and what is not counted; trains nothing.
@@ -130,7 +131,7 @@ def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings]
         except (ParetuneError, OSError) as error:
             refused.append(error)  # Hydra would print a line of its own above ours
         except OmegaConfBaseException as error:
-            refused.append(ParetuneError(one_line(error)))
+            refused.append(ParetuneError(one_line(error, arguments)))
 
     # Hydra reads sys.argv, and prints and swallows exceptions unless it is told to let them through.
     # argparse takes overrides in one stretch only, so flags go first.
@@ -141,7 +142,7 @@ def _with_hydra(program: str, arguments: Sequence[str], run: Callable[[Settings]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if composed:
             raise
-        raise ParetuneError(one_line(error)) from error
+        raise ParetuneError(one_line(error, arguments)) from error
     if refused:
         raise refused[0]
     return 0
@@ -187,11 +188,13 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return settings
 
 
-def one_line(error: Exception) -> str:
-    """Hydra's and OmegaConf's messages, over several lines, as one that names the key and what would work."""
+def one_line(error: Exception, arguments: Sequence[str] = ()) -> str:
+    """Hydra's and OmegaConf's messages, over several lines, as one that names the key and what would work with the
+    config groups that `arguments` choose.
+    """
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(found.group(1))
+        return _unknown_key(found.group(1), arguments)
     if found := re.search(r"Could not find '([^']+)'", text):
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         group, _, name = found.group(1).rpartition("/")
@@ -203,10 +206,14 @@ def one_line(error: Exception) -> str:
     return "config: " + " ".join(kept)
 
 
-def _unknown_key(key: str) -> str:
+def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     """The deepest part of `key` that exists decides which names to offer."""
+    groups = [word for word in arguments if re.match(rf"({'|'.join(GROUPS)})=", word)]
     with hydra.initialize_config_module("paretune.conf", version_base="1.3"):
-        known: Any = hydra.compose("config")
+        try:
+            known: Any = hydra.compose("config", overrides=groups)
+        except HydraException:  # a group of the user's own, or several of a sweep
+            known = hydra.compose("config")
     path: list[str] = []
     for part in key.split("."):
         if not isinstance(known, DictConfig) or part not in known:

@@ -5,13 +5,14 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from paretune.errors import ParetuneError, first_line
 from paretune.tasks.images import Images
-from paretune.tasks.network import CLASSES, check_normalisation, network, seen_by
+from paretune.tasks.network import advice_on_classes, network, seen_by
+from paretune.tasks.normalisation import check_normalisation
+from paretune.tasks.outputs import check_outputs
 from paretune.tasks.own import FINGERPRINT_BATCHES
-from paretune.tasks.splits import AnySplit, splits_of
+from paretune.tasks.splits import AnySplit, labelled, splits_of
 from paretune.tasks.streamed import Streamed
 from paretune.tasks.task import Task, fingerprint
 
@@ -26,12 +27,14 @@ def classification(*, model: Mapping[str, Any], data: Mapping[str, Any], device:
     (source `module`) brings its own normalisation and augmentation.
 
     Raises:
-        ParetuneError: a part that is unknown, missing or cannot be read; weights, classes or channels that do not fit.
+        ParetuneError: a part that is unknown, missing or cannot be read; weights, labels, classes or channels that do
+            not fit.
     """
     check_normalisation(model, data)
-    train, val, test, words, classes = splits_of(data, seen_by(model), torch.device(device))
-    net = network(model, train=train, val=val, classes=classes, device=device)
-    _check_outputs(net, val, classes, CLASSES[str(model["source"])])
+    train, val, test, words, classes, least = splits_of(data, seen_by(model, data), torch.device(device))
+    net = network(model, train=train, val=val, classes=classes, least=least, device=device)
+    count = check_outputs(net, val, classes, least, lambda wanted: advice_on_classes(model, wanted))
+    train, val, test = (labelled(split, count) for split in (train, val, test))
     seen = (tensor for split in (train, val, test) for tensor in _numbers(split, training=split is train))
     return Task(
         name="classification", model=net, train=train, val=val, test=test, device=torch.device(device),
@@ -49,18 +52,3 @@ def _numbers(split: AnySplit, *, training: bool) -> Iterable[Tensor]:
         return *split.reader.samples.identity(split.rows), torch.from_numpy(split.targets), normalisation
     batches = () if training else islice(split.batches(None), FINGERPRINT_BATCHES)  # training may augment as it likes
     return [tensor for pair in batches for tensor in pair]
-
-
-@torch.no_grad()
-def _check_outputs(net: nn.Module, split: AnySplit, classes: int | None, setting: str) -> None:
-    inputs, targets = next(iter(split.batches(None)))
-    try:
-        outputs = net(inputs[:2])
-    except Exception as error:
-        raise ParetuneError(f"the model's forward fails on {tuple(inputs[:2].shape)}: {first_line(error)}") from error
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
-    least = int(targets.max()) + 1
-    if len(shape) != 2 or (shape[1] != classes if classes else shape[1] < least):
-        told = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of shape {shape or None}"
-        wanted = classes or f"{least} or more"
-        raise ParetuneError(f"the model has {told} and the data {wanted} classes; set {setting} to {wanted}")

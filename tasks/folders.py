@@ -17,6 +17,7 @@ from paretune.tasks.pictures import (
     shapes,
 )
 from paretune.tasks.raw import Raw, checked, raw_of
+from paretune.tasks.target import text
 
 TEST_NAMES = ("test", "val", "valid")  # the first one found is the test set
 LOADS = ("auto", "memory", "workers")
@@ -39,6 +40,7 @@ def from_folder(
     Raises:
         ParetuneError: folders that are missing, empty or do not match; mixed sizes; too many bytes or broken images.
     """
+    text("task.data.root", root)
     check_settings(size, limit_bytes)
     if isinstance(corrupt, bool) or not isinstance(corrupt, int | float) or not 0 <= corrupt < 1:
         raise ParetuneError(f"task.data.corrupt must be a share in [0, 1), got {corrupt!r}")

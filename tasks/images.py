@@ -8,6 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paretune.errors import ParetuneError
+from paretune.tasks.target import whole
+
+MOST = 1024  # images that are scored at a time
+ON_CPU, ELSEWHERE = 2**20, 2**28  # bytes of float inputs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +48,8 @@ class Images:
                 raise ParetuneError(f"{name} has {len(numbers)} numbers, the images have {channels} channels")
         if not all(0 < number < float("inf") for number in self.std):
             raise ParetuneError(f"std divides, so each of its numbers must be above 0; got {list(self.std)}")
-        if self.batch < 1 or self.pad < 0:
-            raise ParetuneError(f"batch must be 1 or more and pad 0 or more, got {self.batch} and {self.pad}")
+        whole("task.data.batch", self.batch, 1)
+        whole("task.data.pad", self.pad, 0)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -93,12 +97,14 @@ class Images:
 
 def evaluated(pixels: Tensor) -> int:
     """How many of `pixels` (n, c, h, w) are scored at a time: on a CPU as many as make a megabyte of float inputs, 16
-    to 1024, because activations that leave the cache take several times as long; elsewhere 1024.
+    to 1024, because activations that leave the cache take several times as long; elsewhere 1024, or as many as make
+    256 MiB of them.
     """
+    one = 4 * max(1, pixels[:1].numel())
     if pixels.device.type != "cpu":
-        return 1024
-    fit = 2**20 // (4 * max(1, pixels[:1].numel()))
-    return min(1024, max(16, 1 << (max(1, fit).bit_length() - 1)))
+        return min(MOST, max(1, ELSEWHERE // one))
+    fit = ON_CPU // one
+    return min(MOST, max(16, 1 << (max(1, fit).bit_length() - 1)))
 
 
 def cropped(images: Tensor, down: Tensor, right: Tensor, mirrored: Tensor, *, pad: int) -> Tensor:

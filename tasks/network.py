@@ -4,21 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from paretune.errors import ParetuneError, first_line, pick
+from paretune.errors import ParetuneError, pick
 from paretune.tasks.bare import BARE, make_bare
 from paretune.tasks.opened import in_parts
-from paretune.tasks.published import fetched, is_address, published
+from paretune.tasks.outputs import check_outputs
+from paretune.tasks.published import PRETRAINED, fetched, is_address, published
+from paretune.tasks.splits import labelled
 from paretune.tasks.task import Split
-from paretune.tasks.timm_models import timm_pretrained, timm_settings
-from paretune.tasks.torchvision_models import published_state, torchvision_models
+from paretune.tasks.timm_models import timm_pretrained
+from paretune.tasks.torchvision_models import is_name, published_state
 from paretune.tasks.training import train_once, training_of
 from paretune.tasks.weights import COUNT, load_state, read_state
 
 OF_MODEL = ("source", "weights", "trained_on", "train")
-HERE, PRETRAINED = "train", "pretrained"  # words among weights; a file of that name is ./train
+HERE = "train"  # a word among weights; a file of that name is ./train
 CLASSES = {  # the setting that says how many classes a network of a source tells apart
     "cifar": "task.model.classes",
     "timm": "task.model.classes",
@@ -29,13 +30,13 @@ CLASSES = {  # the setting that says how many classes a network of a source tell
 
 def network(
     model: Mapping[str, Any], *, train: Split | None = None, val: Split | None = None, classes: int | None = None,
-    device: str = "cpu",
+    least: int = 1, device: str = "cpu",
 ) -> nn.Module:  # fmt: skip
     """The network that task.model describes, on `device`, with its weights: see `paretune.tasks.classification`.
 
     With weights "train" it is trained on `train` alone, with the settings of `model`["train"] (see
     `paretune.tasks.training`), or read from this machine's cache folder if that was done before; `val` is scored for
-    people to read. `classes` are those of the data.
+    people to read. `classes` are those of the data, at least `least` where nobody knows.
 
     Raises:
         ParetuneError: an unknown source, no weights, weights that cannot be read or do not fit, a training that cannot
@@ -52,21 +53,29 @@ def network(
         )
     config = {"name": source, **{key: held for key, held in model.items() if key not in OF_MODEL and held is not None}}
     if weights == HERE:
-        return _trained(config, model, train, val, classes, device)
+        return _trained(config, model, train, val, (classes, least), device)
     bare = make_bare(config)
     assert bare is not None
-    _load(bare.model, in_parts(bare.model, _state(source, model, str(weights))), source)
+    _load(bare.model, in_parts(bare.model, _state(source, model, str(weights))), source, classes)
     return bare.model.to(device).eval()
 
 
-def seen_by(model: Mapping[str, Any]) -> str | None:
+def seen_by(model: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> str | None:
     """What the weights of task.model have seen, for `paretune.tasks.roles`: weights trained here have seen `train`
     alone, which is as good as "other" to val and test.
 
     Raises:
-        ParetuneError: they are trained here, and `trained_on` says something else.
+        ParetuneError: they are trained here, or published for just these images of task.data, and `trained_on` says
+            something else.
     """
     told: str | None = model.get("trained_on")
+    held = data or {}
+    theirs = held.get("source") == "torchvision" and str(held.get("name")).lower() == "cifar10"
+    if told == "other" and theirs and model.get("source") == "cifar" and model.get("weights") == PRETRAINED:
+        raise ParetuneError(
+            "task.model.trained_on=other: the published weights have seen all training images of CIFAR10; use "
+            "trained_on=train"
+        )
     if model.get("weights") != HERE:
         return told
     if told not in (None, "other"):
@@ -77,38 +86,16 @@ def seen_by(model: Mapping[str, Any]) -> str | None:
     return "other"
 
 
-def check_normalisation(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Nothing, if task.data says how pixels are normalised or nobody knows how task.model wants them.
-
-    Raises:
-        ParetuneError: it does not, and says what the published weights of the network were trained with.
-    """
-    missing = [key for key in ("mean", "std") if data.get(key) is None and data.get("source") != "module"]
-    hint = normalisation_hint(model) if missing else ""
-    if hint:
-        told = "a number per channel, as the weights were trained with"
-        raise ParetuneError(f"task.data.{missing[0]} is missing: {told}{hint}")
-
-
-def normalisation_hint(model: Mapping[str, Any]) -> str:
-    """ "; the published weights of resnet18 have task.data.mean=[...] task.data.std=[...]", or nothing if no published
-    weights of task.model are known.
-    """
-    source, name = model.get("source"), str(model.get("model"))
-    try:
-        if source == "torchvision":
-            held = vars(torchvision_models().get_model_weights(name).DEFAULT.transforms())
-        else:
-            held = dict(timm_settings(name)) if source == "timm" else {}
-        mean, std = ("[" + ",".join(f"{number:g}" for number in held[key]) + "]" for key in ("mean", "std"))
-    except (ParetuneError, AttributeError, KeyError, ValueError):
-        return ""  # unknown or unpublished; other messages say so
-    return f"; the published weights of {name} have task.data.mean={mean} task.data.std={std}"
+def advice_on_classes(model: Mapping[str, Any], wanted: str) -> str:
+    """What to do about a network that tells other classes apart than the `wanted` number of the data."""
+    if model.get("weights") == HERE:
+        return f"set {CLASSES[str(model.get('source'))]} to {wanted}"
+    return f"take weights trained for {wanted} classes, or task.model.weights=train"
 
 
 def _trained(
-    config: Mapping[str, Any], model: Mapping[str, Any], train: Split | None, val: Split | None, classes: int | None,
-    device: str,
+    config: Mapping[str, Any], model: Mapping[str, Any], train: Split | None, val: Split | None,
+    classes: tuple[int | None, int], device: str,
 ) -> nn.Module:  # fmt: skip
     if train is None or val is None:
         raise ParetuneError("task.model.weights=train needs images that train and images that validate")
@@ -116,31 +103,15 @@ def _trained(
     bare = make_bare(config, seed=how.seed)
     assert bare is not None
     net = bare.model.to(device)
-    _check(net, train, classes, str(config["name"]))
-    train_once(net, train, val, how, name=bare.name)
+    # Before hours of training.
+    count = check_outputs(net, train, *classes, lambda wanted: advice_on_classes(model, wanted))
+    train_once(net, labelled(train, count), labelled(val, count), how, name=bare.name, asked=config)
     return net
-
-
-@torch.no_grad()
-def _check(net: nn.Module, train: Split, classes: int | None, source: str) -> None:
-    """Before hours of training: does the network take the images, and tell their classes apart?"""
-    inputs, targets = next(iter(train.batches(None)))
-    inputs = inputs[:2]
-    try:
-        outputs = net.eval()(inputs)
-    except Exception as error:  # the user's own forward may raise anything
-        raise ParetuneError(f"the model's forward fails on {tuple(inputs.shape)}: {first_line(error)}") from error
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
-    least = int(targets.max()) + 1
-    if len(shape) != 2 or (shape[1] != classes if classes else shape[1] < least):
-        told = f"{shape[1]} classes" if len(shape) == 2 else f"outputs of shape {shape or None}"
-        wanted = classes or f"{least} or more"
-        raise ParetuneError(f"the model has {told} and the data {wanted} classes; set {CLASSES[source]}")
 
 
 def _state(source: str, model: Mapping[str, Any], weights: str) -> dict[str, Tensor]:
     name = str(model.get("model"))
-    if source == "torchvision" and not Path(weights).suffix:
+    if source == "torchvision" and is_name(weights):
         return published_state(name, weights)
     if source == "timm" and weights == PRETRAINED:
         return timm_pretrained(model=name, classes=model.get("classes"), arguments=model.get("arguments") or {})
@@ -149,8 +120,8 @@ def _state(source: str, model: Mapping[str, Any], weights: str) -> dict[str, Ten
     return read_state(fetched(weights) if is_address(weights) else Path(weights))
 
 
-def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """`load_state`, which also says if nothing but the number of classes is another.
+def _load(net: nn.Module, state: Mapping[str, Tensor], source: str, classes: int | None) -> None:
+    """`load_state`, which also says if nothing but the number of classes is another; the data have `classes`.
 
     Raises:
         ParetuneError: the weights do not fit.
@@ -161,9 +132,10 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         there, here = _classes(net, state)
         if not there:
             raise
+        change = "" if classes and classes != there else f"set {CLASSES[source]} to {there}, or "
         raise ParetuneError(
-            f"{error}. The weights tell {there} classes apart and the model {here}: set {CLASSES[source]} to {there}, "
-            f"or take weights that were trained for {here} classes"
+            f"{error}. The weights tell {there} classes apart and the model {here}: {change}take weights that were "
+            f"trained for {classes or here} classes, or task.model.weights=train"
         ) from error
 
 

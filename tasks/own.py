@@ -1,7 +1,7 @@
 """A task from your own module and data loaders."""
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from paretune.errors import ParetuneError, first_line
 from paretune.findings import Objective
+from paretune.tasks.labels import check_labels
 from paretune.tasks.task import TOP1_ERROR, Errors, Loss, Split, Task, fingerprint, misclassified
 
 FINGERPRINT_BATCHES = 16
@@ -19,11 +20,13 @@ FINGERPRINT_BATCHES = 16
 class Loaded:
     """A split read through a data loader (or any iterable that starts anew) of (inputs, targets) pairs.
 
-    A seed is set before each pass, so a shuffling loader without worker processes repeats its order.
+    A seed is set before each pass, so a shuffling loader without worker processes repeats its order. With `classes`, a
+    batch with a label that numbers none of so many is an error.
     """
 
     loader: Iterable[Any]
     device: torch.device
+    classes: int | None = None
 
     def __len__(self) -> int:
         dataset = getattr(self.loader, "dataset", None)
@@ -49,6 +52,7 @@ class Loaded:
                 except StopIteration:
                     return
                 state = torch.get_rng_state()
+            check_labels(targets, self.classes)
             yield inputs.to(self.device), targets.to(self.device)
 
 
@@ -73,7 +77,7 @@ def from_loaders(
 
     Raises:
         ParetuneError: a split is empty or can be read only once, the model's forward fails on the first batch of
-            `val`, or its outputs or the quality are not of that kind.
+            `val`, its outputs or the quality are not of that kind, or a label numbers none of the classes.
     """
     where = torch.device(device)
     splits = [_split(source, where) for source in (train, val, test)]
@@ -93,6 +97,8 @@ def from_loaders(
         ) from error
     if quality.unit != "share" or not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ParetuneError(f"task '{name}': only classifiers, outputs (n, classes), with a quality in [0, 1] so far")
+    if errors is misclassified:
+        splits = [replace(split, classes=outputs.shape[1]) if isinstance(split, Loaded) else split for split in splits]
     return Task(
         name=name, model=model, train=splits[0], val=splits[1], test=splits[2], loss=loss, errors=errors,
         quality=quality, origin={}, device=where,

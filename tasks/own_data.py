@@ -17,7 +17,7 @@ from paretune.errors import ParetuneError, first_line
 from paretune.tasks.pictures import as_pixels, shape_of
 from paretune.tasks.raw import MOST_CLASSES, Raw, Unread
 from paretune.tasks.streamed import Key, Reader, worker_count
-from paretune.tasks.target import check_bound, imported
+from paretune.tasks.target import check_bound, imported, text
 from paretune.tasks.torchvision_models import torchvision_datasets
 
 NAMES = ("train", "val", "test")
@@ -46,6 +46,7 @@ def from_module(target: str, arguments: Mapping[str, Any] | None = None, workers
     Raises:
         ParetuneError: a target that cannot be imported or called, or what it returns is something else or empty.
     """
+    text("task.data.target", target)
     count = worker_count(workers)
     with suppress(ParetuneError):  # your transforms are torchvision's as a rule; its wheel may lack operators till now
         torchvision_datasets()
@@ -113,10 +114,17 @@ class OwnSamples:
         return _image(sample[0]), _label(sample[1])
 
     def identity(self, rows: NDArray[np.int64]) -> Iterator[Tensor]:
-        """The first inputs that are the same when they are read twice, and how many there are."""
+        """The first inputs that are the same when they are read twice, and how many there are.
+
+        Raises:
+            ParetuneError: one cannot be read.
+        """
         yield torch.tensor([len(rows)])
         for row in rows[:COMPARED].tolist():
-            one, other = self.read(row, None)[0], self.read(row, None)[0]
+            try:
+                one, other = self.read(row, None)[0], self.read(row, None)[0]
+            except Exception as error:  # the user's own code may raise anything
+                raise ParetuneError(f"data: {self.name(row)} cannot be read ({first_line(error)}); mend it") from error
             if torch.equal(one, other):
                 yield one
 
@@ -198,6 +206,7 @@ def _raw(train: Unread, test: Unread, sets: Iterable[Any]) -> Raw:
     return Raw(
         train=train, test=test, classes=names if len(names) >= count else tuple(map(str, range(count))),
         how="read while they are needed, through the transforms of the data set that they are from",
+        guessed=len(names) < count,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paretune.errors import ParetuneError, first_line
+from paretune.tasks.target import whole
 
 Shape = tuple[int, int, int]  # height, width, channels
 Span = tuple[float, float]
@@ -173,5 +174,4 @@ def check_settings(size: Any, limit_bytes: Any) -> None:
         ParetuneError: one is not.
     """
     for key, number in (("size", 1 if size is None else size), ("limit_bytes", limit_bytes)):
-        if type(number) is not int or number < 1:
-            raise ParetuneError(f"task.data.{key} must be a whole number, 1 or more, got {number!r}")
+        whole(f"task.data.{key}", number, 1)

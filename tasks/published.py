@@ -21,6 +21,7 @@ PUBLISHED: Mapping[str, str] = {
     "resnet56": CIFAR + "resnet56-4bfd9763.th",
     "resnet110": CIFAR + "resnet110-1d1ed7c2.th",
 }
+PRETRAINED = "pretrained"  # the word for published weights of cifar and timm
 DIGITS = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 
 

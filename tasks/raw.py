@@ -41,8 +41,8 @@ class Unread:
 class Raw:
     """Images as they came, both parts of one kind, arrays of one shape; a class may occur in neither.
 
-    `classes` are the names by number. `notes` say in words what was left out, `how` the same of how the images are
-    read, where that is not plain.
+    `classes` are the names by number; `guessed` if they are only counted up to the largest label. `notes`
+    say in words what was left out, `how` the same of how the images are read, where that is not plain.
     """
 
     train: Arrays | Unread | None
@@ -50,6 +50,7 @@ class Raw:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     how: str = ""
+    guessed: bool = False
 
 
 def raw_of(train: Arrays, test: Arrays, classes: Iterable[object], notes: tuple[str, ...] = ()) -> Raw:
@@ -65,9 +66,10 @@ def raw_of(train: Arrays, test: Arrays, classes: Iterable[object], notes: tuple[
         )
     names = tuple(map(str, classes))
     count = int(max(train.targets.max(), test.targets.max())) + 1
-    if len(names) < count:
+    guessed = len(names) < count
+    if guessed:
         names = tuple(map(str, range(count)))
-    return Raw(train=train, test=test, classes=names, notes=notes)
+    return Raw(train=train, test=test, classes=names, notes=notes, guessed=guessed)
 
 
 def checked(pixels: NDArray[Any], labels: NDArray[Any], part: str) -> Arrays:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paretune.errors import ParetuneError, near_miss
+from paretune.tasks.target import whole
 
 Rows = NDArray[np.int64]
 SEEN = ("train", "other")
@@ -40,9 +41,11 @@ def roles_of(
     case. `train_images` and `val_images` leave only so many. The test images are never thinned out.
 
     Raises:
-        ParetuneError: unknown words, a contaminated combination, or more images than there are.
+        ParetuneError: unknown words, a contaminated combination, numbers that are none, more images than there are, or
+            a role without any.
     """
     _check(trained_on, val, val_share)
+    whole("task.data.seed", seed, 0)
     seen = trained_on == "train"
     if seen and val == "train":
         raise ParetuneError(
@@ -50,11 +53,15 @@ def roles_of(
             "nothing; use auto or test, or contaminated_train to do it all the same"
         )
     from_test = val == "test" or (val == "auto" and seen)
+    if from_test and len(test) < 2:
+        raise ParetuneError(f"data: val and test are halves of the test images, of which there is only {len(test)}")
     if from_test:
         half = _part(test, (len(test) + 1) // 2, seed)
         rest, steer, last, size = np.arange(len(train)), half, _without(len(test), half), len(test)
     else:
         cut = _part(train, max(1, round(val_share * len(train))), seed)
+        if len(cut) == len(train):
+            raise ParetuneError(f"task.data.val_share={val_share} leaves none of {len(train):,} images to train on")
         rest, steer, last, size = _without(len(train), cut), cut, np.arange(len(test)), len(train)
     kept = _thinned(rest, train, train_images, "train", seed)
     steering = _thinned(steer, test if from_test else train, val_images, "val", seed)
@@ -90,8 +97,8 @@ def _check(trained_on: str | None, val: str, val_share: float) -> None:
     check_trained_on(trained_on)
     if val not in VAL:
         raise ParetuneError(f"task.data.val cannot be '{val}'.{near_miss(str(val), VAL)}")
-    if not 0 < val_share < 1:
-        raise ParetuneError(f"task.data.val_share is a share in (0, 1), got {val_share}")
+    if type(val_share) not in (int, float) or not 0 < val_share < 1:
+        raise ParetuneError(f"task.data.val_share is a share in (0, 1), got {val_share!r}")
 
 
 def _part(targets: Rows, count: int, seed: int) -> Rows:
@@ -115,6 +122,5 @@ def _without(size: int, rows: Rows) -> Rows:
 def _thinned(rows: Rows, targets: Rows, count: int | None, role: str, seed: int) -> Rows:
     if count is None:
         return rows
-    if not 1 <= count <= len(rows):
-        raise ParetuneError(f"task.data.{role}_images must be 1 to {len(rows)}, got {count}")
+    whole(f"task.data.{role}_images", count, 1, len(rows))
     return rows[_part(targets[rows], count, seed + 1)]

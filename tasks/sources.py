@@ -11,6 +11,7 @@ from paretune.errors import ParetuneError, first_line, near_miss
 from paretune.tasks.folders import from_folder
 from paretune.tasks.own_data import Three, from_module
 from paretune.tasks.raw import Arrays, Raw, checked, raw_of
+from paretune.tasks.target import text
 from paretune.tasks.torchvision_data import from_torchvision
 
 __all__ = ["SOURCES", "Arrays", "Raw", "Three", "from_folder", "from_module", "from_npz", "from_torchvision"]
@@ -21,11 +22,12 @@ def from_npz(path: str) -> Raw:
     """What an .npz file holds under x_train, y_train, x_test and y_test.
 
     Images are uint8 (n, height, width, channels), or (n, height, width) for grey ones; labels whole numbers (n,). There
-    are as many classes as the largest label says, named by their numbers.
+    are at least as many classes as the largest label says, named by their numbers.
 
     Raises:
         ParetuneError: no such file, or not that in it; names the array.
     """
+    text("task.data.path", path)
     file = Path(path).expanduser()
     if not file.is_file():
         raise ParetuneError(f"data: no file at {file}; task.data.path names an .npz file")

@@ -16,8 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from paretune.errors import ParetuneError, first_line
 from paretune.tasks.images import normalised
+from paretune.tasks.labels import check_labels
+from paretune.tasks.target import whole
 
 MOST_WORKERS = 8  # of workers=auto
+STUCK = 300  # seconds without a batch; a server that is gone would be waited for for ever
 Rows = NDArray[np.int64]
 log = logging.getLogger("paretune")
 
@@ -72,7 +75,7 @@ class Reader:
         May be stopped at any batch and may run several times at once.
 
         Raises:
-            ParetuneError: more samples than the share `corrupt` of all cannot be read, or a process died.
+            ParetuneError: more samples than the share `corrupt` of all cannot be read, or a process died or is stuck.
         """
         loader = self._idle.pop() if self._idle else self._loader()
         loader.batch_sampler.batches = batches  # type: ignore[union-attr]
@@ -100,6 +103,9 @@ class Reader:
         try:
             yield from batches
         except RuntimeError as error:  # a worker was killed, or there is no shared memory left
+            if "timed out" in str(error):
+                told = f"no image for {STUCK} s, reading is stuck; are the files on a disk that is gone?"
+                raise ParetuneError(f"data: {told} task.data.workers=0 waits for ever") from error
             told = "workers could not go on" if self.workers else "reading failed"
             raise ParetuneError(
                 f"data: {told} ({first_line(error)}); fewer task.data.workers need less memory, 0 reads without any"
@@ -122,6 +128,7 @@ class Reader:
                 _Items(self.samples),
                 batch_sampler=_Batches(),
                 num_workers=self.workers,
+                timeout=STUCK if self.workers else 0,
                 collate_fn=gathered,
                 persistent_workers=self.workers > 0,
                 generator=torch.Generator(),  # else it would draw from the global one
@@ -186,6 +193,7 @@ class Streamed:
     are in an order that depends on the seed only, mirrored left to right with probability ½ if `flip`, and the
     samples draw their own augmentation from the seed and their number, so that nothing depends on how many workers
     there are. Evaluation takes batches of the same size. What becomes of samples that cannot be read: see `Reader`.
+    With `classes`, a batch with a label that numbers none of so many is an error.
 
     Raises:
         ParetuneError: `mean` and `std` of different lengths, a `std` that is not above 0, a `batch` that is none.
@@ -199,14 +207,14 @@ class Streamed:
     batch: int = 64
     flip: bool = True
     device: torch.device = torch.device("cpu")
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.mean or ()) != len(self.std or ()):
             raise ParetuneError(f"mean and std need one number per channel each, got {self.mean} and {self.std}")
         if not all(0 < number < float("inf") for number in self.std or ()):
             raise ParetuneError(f"std divides, so each of its numbers must be above 0; got {list(self.std or ())}")
-        if type(self.batch) is not int or self.batch < 1:
-            raise ParetuneError(f"task.data.batch must be a whole number, 1 or more, got {self.batch!r}")
+        whole("task.data.batch", self.batch, 1)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -225,6 +233,7 @@ class Streamed:
         flips = torch.split(mirrored, self.batch)
         with closing(self.reader.read(self._keys(self.rows[places], seed))) as pairs:
             for number, (inputs, targets) in enumerate(pairs):
+                check_labels(targets, self.classes)
                 ready = self._ready(inputs)
                 if seed is not None and self.flip:
                     flip = flips[number].to(self.device)[:, None, None, None]

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from paretune.errors import ParetuneError, near_miss
@@ -22,6 +23,27 @@ def imported(target: str, setting: str = "_target_") -> Callable[..., Any]:
     if not callable(found):
         raise ParetuneError(f"task: {setting} '{target}' is not callable")
     return found
+
+
+def whole(key: str, number: Any, least: int, most: int | None = None) -> None:
+    """Nothing, if `number` is a whole one from `least` up to `most`; True and 2.0 are none.
+
+    Raises:
+        ParetuneError: it is not; `key` is what the message names.
+    """
+    if type(number) is not int or number < least or (most is not None and number > most):
+        range_ = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ParetuneError(f"{key} must be a whole number, {range_}, got {number!r}")
+
+
+def text(key: str, given: Any) -> None:
+    """Nothing, if `given` is text or a path.
+
+    Raises:
+        ParetuneError: it is not; `key` is what the message names.
+    """
+    if not isinstance(given, str | Path):
+        raise ParetuneError(f"{key} must be text, got {given!r}")
 
 
 def check_known(make: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

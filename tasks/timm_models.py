@@ -63,7 +63,7 @@ def timm_pretrained(*, model: str, classes: int | None, arguments: Mapping[str, 
         # timm would leave the last layer untrained without a word.
         raise ParetuneError(
             f"timm's weights of {model} tell {had} classes apart, not {wanted}: set task.model.classes={had}, or take "
-            "a file with weights that were trained for your classes"
+            "a file with weights that were trained for your classes, or weights=train"
         )
     return dict(_created(model, classes, arguments, pretrained=True).state_dict())
 

@@ -11,6 +11,7 @@ from PIL import Image
 from paretune.errors import ParetuneError, first_line, pick
 from paretune.tasks.pictures import LIMIT_BYTES, Shape, as_pixels, check_bytes, check_settings, one_shape, shape_of
 from paretune.tasks.raw import Arrays, Raw, checked, raw_of
+from paretune.tasks.target import text
 from paretune.tasks.torchvision_models import torchvision_datasets
 
 TEST_NAMES = ("test", "val", "valid")  # the first one that it has is the test set
@@ -27,6 +28,8 @@ def from_torchvision(
     Raises:
         ParetuneError: no such data set, it is not in `root` or cannot be downloaded, or it holds something else.
     """
+    text("task.data.name", name)
+    text("task.data.root", root)
     check_settings(size, limit_bytes)
     known = _of_torchvision()
     make = pick(known, {key.lower(): key for key in known}.get(name.lower(), name), "data set of torchvision")

@@ -1,6 +1,7 @@
 """torchvision's networks without their weights. The only file of the project that imports torchvision."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -109,17 +110,22 @@ def _declare() -> None:
             _library().define(schema)  # type: ignore[no-untyped-call]
 
 
+def is_name(weights: str) -> bool:
+    """Whether `weights` names published ones, such as DEFAULT or ResNet18_Weights.DEFAULT, and no file."""
+    return re.fullmatch(r"\w+_Weights\.[A-Z0-9_]+", weights) is not None or not Path(weights).suffix
+
+
 def published_state(model: str, weights: str) -> dict[str, torch.Tensor]:
-    """The tensors of torchvision's published weights of `model` by their name, "DEFAULT" or such as "IMAGENET1K_V2";
-    downloaded at the first use.
+    """The tensors of torchvision's published weights of `model` by their name, "DEFAULT" or such as "IMAGENET1K_V2",
+    also with torchvision's enumeration in front, "ResNet18_Weights.DEFAULT"; downloaded at the first use.
 
     Raises:
         ParetuneError: no such weights, or they cannot be downloaded.
     """
     models = torchvision_models()
     pick(dict.fromkeys(torchvision_names()), model, "torchvision model")
-    known = models.get_model_weights(model).__members__
-    found = pick(known, weights, f"set of weights of {model}")
+    known = models.get_model_weights(model)
+    found = pick(known.__members__, weights.removeprefix(f"{known.__name__}."), f"set of weights of {model}")
     try:
         return dict(found.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:

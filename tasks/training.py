@@ -1,6 +1,7 @@
 """Training a network here, before anything is searched: on the images of one role, and kept for the next time."""
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -19,13 +20,17 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from paretune.errors import ParetuneError, near_miss
+from paretune.errors import ParetuneError, first_line, near_miss
+from paretune.tasks.streamed import Streamed
+from paretune.tasks.target import whole
 from paretune.tasks.task import Split, fingerprint, misclassified, score
 from paretune.tasks.weights import cache_folder, load_state, read_state, save_state
 
 WARM = 20  # the rate rises for a twentieth of all steps
 LOOKED_AT = 4  # clean batches in a digest
 SEEDS = 1_000_000  # between the epochs of two seeds
+MOST_SEED = 10**12  # PyTorch's seeds have 64 bits
+RECIPE = 1  # raised when the same settings would train other weights; what was kept before is then trained again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +50,8 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("seed", 0)):
-            number = getattr(self, name)
-            if type(number) is not int or number < least:
-                raise ParetuneError(f"task.model.train.{name} must be a whole number, {least} or more, got {number!r}")
+        whole("task.model.train.epochs", self.epochs, 1)
+        whole("task.model.train.seed", self.seed, 0, MOST_SEED)
         for name, top, words in (
             ("lr", math.inf, "above 0"), ("weight_decay", math.inf, "0 or more"), ("label_smoothing", 1, "in [0, 1)"),
         ):  # fmt: skip
@@ -72,18 +75,21 @@ def training_of(given: Any) -> Training:
     return Training(**{key: held for key, held in (given or {}).items() if held is not None})
 
 
-def train_once(model: nn.Module, train: Split, val: Split, how: Training, *, name: str) -> None:
+def train_once(
+    model: nn.Module, train: Split, val: Split, how: Training, *, name: str, asked: Mapping[str, Any] | None = None
+) -> None:
     """Train `model` on `train` in place, or load what the same training left in this machine's cache folder.
 
-    The same are first weights, modules, `how`, every image of `train` and torch's version. What is left is
-    one .safetensors file; while it is under way, a checkpoint per epoch, from which a killed training goes on to the
-    same weights. `val` is scored after every epoch for people to read: the weights are those of the last epoch, because
-    the best of many epochs on val would be chosen by val, and look better there than it is. Both run on the device of
-    the model. The same weights again needs the same kind of machine and as many threads. `model` is left in eval mode.
+    The same are first weights, modules, what the network gives out on the first images, what was `asked` for (its part
+    of the config), `how`, every image of `train`, our recipe and torch's version. What is left is one .safetensors
+    file; while it is under way, a checkpoint per epoch, from which a killed training goes on to the same weights. `val`
+    is scored after every epoch for people to read: the weights are those of the last epoch, because the best of many
+    epochs on val would be chosen by val, and look better there than it is. Both run on the device of the model. The
+    same weights again needs the same kind of machine and as many threads. `model` is left in eval mode.
 
     Raises:
-        ParetuneError: the loss is no longer finite, the model has several outputs in train mode, or `train` is not the
-            same twice.
+        ParetuneError: the loss is no longer finite, the model has several outputs in train mode, `train` is not the
+            same twice, or the cache folder cannot be written.
     """
     images = digest(train)
     if images != digest(train):
@@ -91,16 +97,32 @@ def train_once(model: nn.Module, train: Split, val: Split, how: Training, *, nam
             "task.model.weights=train: the images that train are others at every clean pass, so nobody could tell "
             "which ones the kept weights have seen; train the network yourself and name the file"
         )
-    known = f"{model}{fingerprint(model)}{how}{images}{torch.__version__}"
-    short = re.sub(r"\W+", "-", name)
-    path = cache_folder() / f"trained-{short}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    wanted = json.dumps(asked, sort_keys=True, default=str)
+    parts = (wanted, model, fingerprint(model), _outputs(model, train), how, images, RECIPE, torch.__version__)
+    short, known = re.sub(r"\W+", "-", name), hashlib.sha256("\n".join(map(str, parts)).encode())
+    path = cache_folder() / f"trained-{short}-{known.hexdigest()[:16]}.safetensors"
     with _alone(path, name):
         if not _loaded(model, path):
             _train(model, train, val, how, name, path.with_suffix(".partial"))
             save_state(model, path)
             path.with_suffix(".partial").unlink(missing_ok=True)
     model.eval()
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, split: Split) -> str:
+    """What `model` gives out on the first images, for people's own modules, which may print alike and compute other
+    things. Rounded, and of few: another device or number of threads shall find the same file.
+    """
+    inputs = next(iter(split.batches(None)))[0][:LOOKED_AT]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = model.eval()(inputs)
+    if not isinstance(outputs, Tensor):
+        return type(outputs).__name__
+    numbers = outputs.detach().flatten().double().cpu()
+    scale = float(numbers.abs().max())
+    return f"{tuple(outputs.shape)} {scale:.1e} {[round(one, 2) + 0.0 for one in (numbers / (scale or 1)).tolist()]}"
 
 
 def digest(split: Any) -> str:
@@ -110,6 +132,9 @@ def digest(split: Any) -> str:
     """
     seen = hashlib.sha256()
     _add(seen.update, split)
+    if isinstance(split, Streamed):
+        for tensor in split.reader.samples.identity(split.rows):
+            _add(seen.update, tensor)
     for pair in islice(split.batches(None), LOOKED_AT):
         for tensor in pair:
             _add(seen.update, tensor)
@@ -117,14 +142,20 @@ def digest(split: Any) -> str:
 
 
 def _add(update: Callable[[bytes], None], held: Any) -> None:
-    """Numbers by their bytes, plain values by what they print as, of anything else what it is made of."""
+    """Numbers by their bytes, plain values by what they print as, of anything else what it is made of, or its class:
+    what an object of the user's prints as may be its place in memory.
+    """
     if isinstance(held, Tensor):
         held = held.detach().cpu().numpy()
     if isinstance(held, np.ndarray):
         update(f"{held.dtype}{held.shape}".encode())
         update(np.ascontiguousarray(held).tobytes())
-    elif held is None or isinstance(held, str | int | float | Path | list | tuple):
+    elif held is None or isinstance(held, str | int | float | Path):
         update(repr(held).encode())
+    elif isinstance(held, list | tuple):
+        update(f"{len(held)} of".encode())
+        for one in held:
+            _add(update, one)
     elif is_dataclass(held):
         for field in fields(held):
             update(field.name.encode())
@@ -139,10 +170,14 @@ def _alone(path: Path, name: str) -> AbstractContextManager[object]:
     """A lock that is held: two studies that start at once train one network, not two."""
     lock = FileLock(path.with_suffix(".lock"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return lock.acquire(timeout=0)
     except Timeout:
         _say(f"another process trains {name}; waiting for it")
         return lock.acquire()
+    except OSError as error:
+        told = f"the cache folder {path.parent} cannot be written ({first_line(error)})"
+        raise ParetuneError(f"task.model.weights=train: {told}; set PARETUNE_CACHE to a folder that can") from error
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from compress_nets import NETS, MixedConcat, Pooled, Residual, build, chain, con
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.compress import groups
+from paretune.compress import groups, proof
 from paretune.compress.channels import follow
 from paretune.compress.cut import cut
 from paretune.compress.groups import discover
 from paretune.errors import ParetuneError
-from paretune.inventory import Inventory, Member
+from paretune.inventory import Group, Inventory, Member
 from paretune.records import from_plain, to_plain
 
 IMAGE = torch.randn(1, 3, 8, 8)
@@ -166,6 +167,20 @@ def test_one_bad_group_does_not_spoil_the_others() -> None:
     inventory = discover(net.eval(), IMAGE)
     assert [group.name for group in inventory.groups] == ["two.0", "three.0"]
     assert "a cut and a zeroed copy disagree" in inventory.whole["one.0"]
+
+
+def test_no_set_of_groups_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[str, ...]] = []
+
+    def counting(model: nn.Module, example: Tensor, inventory: Inventory, some: tuple[Group, ...]) -> bool:
+        tried.append(tuple(group.name for group in some))
+        return not any(group.name in ("two.0", "six.0") for group in some)
+
+    monkeypatch.setattr(proof, "_agrees", counting)
+    names = ("one", "two", "three", "four", "five", "six")
+    net = nn.Sequential(OrderedDict({name: conv(3 if name == "one" else 4, 4) for name in names} | {"fc": Pooled(4)}))
+    assert [group.name for group in discover(net.eval(), IMAGE).groups] == ["one.0", "three.0", "four.0", "five.0"]
+    assert len(tried) == len(set(tried)) > 1
 
 
 def test_a_layer_used_twice_counts_twice() -> None:

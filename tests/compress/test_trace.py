@@ -14,7 +14,7 @@ from watched_nets import Lambda, dims, sizes
 
 from paretune.compress import layers
 from paretune.compress.cut import cut
-from paretune.compress.following import followed
+from paretune.compress.following import _kept, followed
 from paretune.compress.groups import discover
 from paretune.compress.layers import survey, watch
 from paretune.compress.lifetimes import figures
@@ -263,6 +263,24 @@ def test_a_cut_model_that_runs_something_else_is_not_guessed_at() -> None:
     assert [group.name for group in found.groups] == ["a"]
     assert len(found.unsure) == len(found.buffers)
     assert all(buffer.numbers.per_unit == () for buffer in found.buffers)
+
+
+def test_when_time_is_up_sizes_are_told_as_in_the_dense_model() -> None:
+    net, example = build("chain")
+    found, watched = known("chain"), watch(net, example)
+    late = layers.observed(net, example, found, watched.trace, deadline=0.0)
+    assert (late.groups, late.steps) == (found.groups, found.steps)
+    assert [buffer.numbers.dense for buffer in late.buffers] == [buffer.numbers.dense for buffer in found.buffers]
+    assert all(buffer.numbers.per_unit == () for buffer in late.buffers)
+    assert len(late.unsure) == len(late.buffers)
+
+
+@pytest.mark.parametrize(("channels", "least"), [(2, 1), (3, 2), (6, 2)])
+def test_a_trial_cut_keeps_two_units_of_three_or_more(channels: int, least: int) -> None:
+    group = replace(known("chain").groups[0], channels=channels)
+    chance = random.Random(1)
+    kept = [_kept(replace(known("chain"), groups=(group,)), chance)[group.name] for _ in range(40)]
+    assert {len(units) for units in kept} == set(range(least, channels))
 
 
 def test_a_watch_that_fails_spoils_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,8 @@ def words(name: str, folder: Path) -> Sequence[str]:
         data = [f"task.data.root={folders(folder / 'images')}", "task.data.size=32", "task.data.resize=36"]
         return [*data, "task.data.workers=0", "+task.model.arguments.num_classes=3", f"task.model.weights={held}"]
     classes, network = (100, "resnet56") if name.startswith("cifar100") else (10, name.split("_")[1])
-    data = ["data=npz", f"task.data.path={images(folder / 'images.npz', classes)}"]
+    numbers = ["task.data.mean=[0.485,0.456,0.406]", "task.data.std=[0.229,0.224,0.225]"]
+    data = ["data=npz", f"task.data.path={images(folder / 'images.npz', classes)}", *numbers]
     if "vgg" in name or classes == 100:
         return [*data, "task.model.train.epochs=1"]
     return [*data, f"task.model.weights={weights(folder / 'net.safetensors', name='cifar', model=network)}"]

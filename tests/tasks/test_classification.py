@@ -107,7 +107,18 @@ def test_a_task_can_be_made_again_from_its_origin(parts: dict[str, dict[str, Any
         ({"data": {"mean": [0.5, 0.5]}}, "mean has 2 numbers, the images have 1 channels"),
         ({"data": {"std": "a"}}, "task.data.std must be a list of numbers, one per channel, got 'a'"),
         ({"data": {"val": "train"}}, "the weights have seen all training images"),
-        ({"data": {"train_images": 61}}, "task.data.train_images must be 1 to 60, got 61"),
+        ({"data": {"train_images": 61}}, "task.data.train_images must be a whole number, 1 to 60, got 61"),
+        ({"data": {"mean": [float("nan")]}}, r"task.data.mean must be a list of numbers, one per channel, got \[nan\]"),
+        ({"data": {"std": [True]}}, r"task.data.std must be a list of numbers, one per channel, got \[True\]"),
+        ({"data": {"batch": "abc"}}, "task.data.batch must be a whole number, 1 or more, got 'abc'"),
+        ({"data": {"flip": "word"}}, "task.data.flip must be true or false, got 'word'"),
+        ({"data": {"path": 3}}, "task.data.path must be text, got 3"),
+        ({"data": {"source": "imagefolder", "path": None, "root": 3}}, "task.data.root must be text, got 3"),
+        (
+            {"data": {"source": "torchvision", "path": None, "name": 3, "root": "x"}},
+            "task.data.name must be text, got 3",
+        ),
+        ({"data": {"source": "module", "path": None, "target": 3}}, "task.data.target must be text, got 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(parts: dict[str, dict[str, Any]], changes: dict[str, Any], message: str) -> None:
@@ -115,11 +126,22 @@ def test_what_does_not_fit_is_refused(parts: dict[str, dict[str, Any]], changes:
         made(parts, **changes)
 
 
-def test_another_number_of_classes_is_refused(parts: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    torch.save(small(5).state_dict(), tmp_path / "five.pth")
-    five = {"arguments": {"classes": 5}, "weights": str(tmp_path / "five.pth")}
-    with pytest.raises(ParetuneError, match="the model has 5 classes and the data 3 classes"):
-        made(parts, model=five)
+def test_labels_of_an_npz_tell_the_least_number_of_classes(parts: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    def of(classes: int) -> dict[str, Any]:
+        torch.save(small(classes).state_dict(), tmp_path / f"{classes}.pth")
+        return {"arguments": {"classes": classes}, "weights": str(tmp_path / f"{classes}.pth")}
+
+    assert made(parts, model=of(5)).example().shape == (1, 1, 6, 6)
+    said = "the model has 2 classes and the data at least 3 classes; take weights trained for at least 3 classes, or "
+    with pytest.raises(ParetuneError, match=said + r"task\.model\.weights=train"):
+        made(parts, model=of(2))
+
+
+def test_weights_are_not_said_to_have_missed_what_they_were_published_for() -> None:
+    model = {"source": "cifar", "model": "resnet20", "weights": "pretrained", "trained_on": "other"}
+    data = {"source": "torchvision", "name": "CIFAR10", "root": "nowhere", "mean": [0.485, 0.456, 0.406]}
+    with pytest.raises(ParetuneError, match="have seen all training images of CIFAR10; use trained_on=train"):
+        classification(model=model, data={**data, "std": [0.229, 0.224, 0.225]})
 
 
 # images in folders
@@ -207,6 +229,7 @@ def test_images_that_do_not_fit_are_left_to_workers(
     [
         ({"mean": [0.5, 0.5], "std": [1, 1]}, "mean has 2 numbers, the images have 1 channels"),
         ({"mean": [0.5, 0.5]}, "mean and std need one number per channel each"),
+        ({"pad": 4}, "task.data.pad=4 is for images in memory and not used by workers, .*; set task.data.pad=0"),
         ({"std": [0]}, "std divides, so each of its numbers must be above 0"),
         ({"batch": 0}, "task.data.batch must be a whole number, 1 or more, got 0"),
         ({"size": 7}, "the model's forward fails on"),

@@ -60,6 +60,11 @@ def test_larger_images_are_scored_in_smaller_batches(side: int, size: int) -> No
     assert evaluated(torch.zeros(2, 3, side, side, dtype=torch.uint8)) == size
 
 
+@pytest.mark.parametrize(("side", "size"), [(32, 1024), (256, 341), (512, 85), (2**14, 1)])
+def test_elsewhere_a_batch_is_a_quarter_of_a_gigabyte_at_most(side: int, size: int) -> None:
+    assert evaluated(torch.zeros(2, 3, side, side, dtype=torch.uint8, device="meta")) == size
+
+
 @pytest.mark.parametrize(("pad", "flip"), [(0, True), (1, False), (1, True), (2, True)])
 def test_every_training_image_is_one_of_the_possible_ones_and_all_of_them_occur(pad: int, flip: bool) -> None:
     ways = (2 * pad + 1) ** 2 * (1 + flip)
@@ -150,8 +155,10 @@ def test_the_global_generator_is_left_alone() -> None:
         ({"std": (0.5, 0.5, 0.5)}, "std has 3 numbers, the images have 2 channels"),
         ({"std": (0.5, 0.0)}, r"each of its numbers must be above 0; got \[0.5, 0.0\]"),
         ({"std": (0.5, float("nan"))}, r"must be above 0; got \[0.5, nan\]"),
-        ({"batch": 0}, "batch must be 1 or more and pad 0 or more, got 0 and 4"),
-        ({"pad": -1}, "batch must be 1 or more and pad 0 or more, got 128 and -1"),
+        ({"batch": 0}, "task.data.batch must be a whole number, 1 or more, got 0"),
+        ({"batch": True}, "task.data.batch must be a whole number, 1 or more, got True"),
+        ({"pad": -1}, "task.data.pad must be a whole number, 0 or more, got -1"),
+        ({"pad": "x"}, "task.data.pad must be a whole number, 0 or more, got 'x'"),
         ({"pixels": torch.zeros(6, *SHAPE)}, r"must be torch.uint8 .*, got torch.float32 \(6, 2, 3, 4\)"),
         ({"pixels": torch.zeros(6, 3, 4, dtype=torch.uint8)}, r"must be .*width\), got torch.uint8 \(6, 3, 4\)"),
         ({"targets": torch.arange(5)}, "there are 6 images and 5 targets"),

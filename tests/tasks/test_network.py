@@ -16,8 +16,10 @@ from paretune.tasks import network as place
 from paretune.tasks import timm_models
 from paretune.tasks.classification import classification
 from paretune.tasks.images import Images
-from paretune.tasks.network import check_normalisation, network, normalisation_hint, seen_by
+from paretune.tasks.network import network, seen_by
+from paretune.tasks.normalisation import check_normalisation, normalisation_hint
 from paretune.tasks.table import make_task
+from paretune.tasks.torchvision_models import is_name, published_state, torchvision_models
 
 
 def small(classes: int = 3) -> nn.Module:
@@ -177,6 +179,52 @@ def test_the_normalisation_of_published_weights_is_offered() -> None:
     assert normalisation_hint(model) == (
         "; the published weights of resnet18 have task.data.mean=[0.485,0.456,0.406] task.data.std=[0.229,0.224,0.225]"
     )
+
+
+def test_published_weights_with_other_numbers_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(mean: list[float], **model: str) -> str:
+        data = {"source": "npz", "mean": mean, "std": [0.229, 0.224, 0.225]}
+        check_normalisation({"source": "torchvision", "model": "resnet18", **model}, data)
+        return capsys.readouterr().err
+
+    other, theirs = [0.4914, 0.4822, 0.4465], [0.485, 0.456, 0.406]
+    cifar = {"source": "cifar", "model": "resnet20", "weights": "pretrained"}
+    for model in ({"weights": "DEFAULT"}, {"weights": "ResNet18_Weights.IMAGENET1K_V1"}, cifar):
+        said = told(other, **model)
+        assert said.count("\n") == 1
+        assert "were trained with task.data.mean=[0.485,0.456,0.406] task.data.std=[0.229,0.224,0.225], not" in said
+        assert told(theirs, **model) == told([0.4851, 0.456, 0.41], **model) == ""
+    for weights in ("train", "mine.pth"):
+        assert told(other, weights=weights) == ""
+
+
+def test_the_published_cifar_networks_have_a_normalisation_too() -> None:
+    model = {"source": "cifar", "model": "resnet20", "weights": "pretrained"}
+    with pytest.raises(
+        ParetuneError, match=r"task\.data\.mean is missing: .* resnet20 have task\.data\.mean=\[0\.485,0"
+    ):
+        check_normalisation(model, {"source": "npz"})
+
+
+def test_a_name_of_torchvisions_weights_may_have_its_enumeration_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = torchvision_models().get_model_weights("resnet18")
+    monkeypatch.setattr(asked, "get_state_dict", lambda self, **_: {"held": torch.ones(1)})
+    for name in ("DEFAULT", "ResNet18_Weights.DEFAULT", "ResNet18_Weights.IMAGENET1K_V1"):
+        assert is_name(name)
+        assert list(published_state("resnet18", name)) == ["held"]
+    with pytest.raises(ParetuneError, match=r"no set of weights of resnet18 is called 'ResNet50_Weights\.DEFAULT'"):
+        published_state("resnet18", "ResNet50_Weights.DEFAULT")
+    assert not is_name("my_Weights.pth")
+
+
+def test_classes_of_weights_that_the_data_do_not_have_are_not_advised(tmp_path: Path) -> None:
+    file = stored(small(5), tmp_path / "five.pth")
+    with pytest.raises(
+        ParetuneError, match=r"the model 3: take weights that were trained for 3 classes, or task\.model"
+    ):
+        network({**MODEL, "weights": file}, classes=3)
+    with pytest.raises(ParetuneError, match=r"the model 3: set .* to 5, or take weights"):
+        network({**MODEL, "weights": file}, classes=5)
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,72 @@ def test_settings_that_do_not_fit(give: Callable[..., Any], data: dict[str, Any]
 
 def test_more_classes_than_the_network_has_are_refused(give: Callable[..., Any]) -> None:
     more = [(inputs, targets + 1) for inputs, targets in batches(9)]
-    with pytest.raises(ParetuneError, match="the model has 3 classes and the data 4 or more classes"):
+    with pytest.raises(ParetuneError, match="the model has 3 classes and the data at least 4 classes"):
         classification(**give((more, more, more)))
-    with pytest.raises(ParetuneError, match="the model has 3 classes and the data 5 classes"):
+    with pytest.raises(ParetuneError, match="the model has 3 classes and the data at least 5 classes"):
         classification(**give(([(torch.ones(1, 6, 6), 4), (torch.ones(1, 6, 6), 0)], Noisy(4)), val_share=0.5))
+
+
+class Late(Noisy):
+    """Sets that are read up to a label which no network of three classes has; `targets` do not tell."""
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = super().__getitem__(index)
+        return image, 7 if index == self.count - 1 else label
+
+
+@pytest.mark.parametrize("role", ["train", "val", "test"])
+@pytest.mark.parametrize("loaders", [True, False])
+def test_a_late_label_that_no_class_has_is_told(give: Callable[..., Any], role: str, loaders: bool) -> None:
+    made = {name: (Late if name == role else Noisy)(40) for name in ("train", "val", "test")}
+    held = [DataLoader(one, batch_size=8) if loaders else one for one in made.values()]
+    for one in made.values():
+        one.targets = [0] * 40  # so that the labels are not known beforehand
+
+    def whole_pass() -> None:
+        task = classification(**give(tuple(held)))
+        for _ in getattr(task, role).batches(0 if role == "train" else None):
+            pass
+
+    with pytest.raises(ParetuneError, match=r"there is the label 7, and the network tells 3 classes apart, 0 to 2"):
+        whole_pass()
+
+
+def test_training_stops_at_a_label_that_no_class_has(
+    give: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    parts = give(tuple(DataLoader(one, batch_size=8) for one in (Late(40), Noisy(16), Noisy(16))))
+    parts["model"] |= {"weights": "train", "trained_on": None, "train": {"epochs": 1}}
+    with pytest.raises(ParetuneError, match="there is the label 7"):
+        classification(**parts)
+
+
+def test_labels_that_are_known_are_looked_at_before_anything_runs(give: Callable[..., Any]) -> None:
+    wrong = Noisy(20)
+    wrong.targets[-1] = 3
+    with pytest.raises(ParetuneError, match="the model has 3 classes and the data at least 4 classes"):
+        classification(**give((Noisy(20), Noisy(20), wrong)))
+
+
+def test_data_of_ones_own_train_once(give: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+
+    def trained(**data: Any) -> int:
+        parts = give("two", **data)
+        parts["model"] |= {"weights": "train", "trained_on": None, "train": {"epochs": 1}}
+        classification(**parts)
+        return len(list((tmp_path / "cache").glob("*.safetensors")))
+
+    assert [trained(), trained(), trained(arguments={"train": 33})] == [1, 1, 2]
+
+
+def test_what_cannot_be_read_for_the_fingerprint_is_named(give: Callable[..., Any]) -> None:
+    class Broken(Noisy):
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            if index == 2:
+                raise OSError("disk gone")
+            return super().__getitem__(index)
+
+    with pytest.raises(ParetuneError, match=r"sample 2 of train cannot be read \(disk gone\)"):
+        classification(**give((Broken(30), Noisy(20))))

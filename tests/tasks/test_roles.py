@@ -82,13 +82,29 @@ def test_the_words_count() -> None:
         ({"val": "tset"}, "task.data.val cannot be 'tset'. Did you mean 'test'"),
         ({"val_share": 0}, r"task.data.val_share is a share in \(0, 1\), got 0"),
         ({"val_share": 1.0}, "task.data.val_share is a share"),
-        ({"train_images": 201}, "task.data.train_images must be 1 to 200, got 201"),
-        ({"val_images": 0}, "task.data.val_images must be 1 to 50, got 0"),
+        ({"val_share": "abc"}, r"task.data.val_share is a share in \(0, 1\), got 'abc'"),
+        ({"val_share": True}, r"task.data.val_share is a share in \(0, 1\), got True"),
+        (
+            {"val_share": 0.999, "trained_on": "other"},
+            "task.data.val_share=0.999 leaves none of 200 images to train on",
+        ),
+        ({"train_images": 201}, "task.data.train_images must be a whole number, 1 to 200, got 201"),
+        ({"train_images": True}, "task.data.train_images must be a whole number, 1 to 200, got True"),
+        ({"val_images": 0}, "task.data.val_images must be a whole number, 1 to 50, got 0"),
+        ({"val_images": 1.5}, "task.data.val_images must be a whole number, 1 to 50, got 1.5"),
+        ({"seed": -1}, "task.data.seed must be a whole number, 0 or more, got -1"),
+        ({"seed": "a"}, "task.data.seed must be a whole number, 0 or more, got 'a'"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ParetuneError, match=message):
         roles_of(TRAIN, TEST, **{"trained_on": "train", **changes})  # type: ignore[arg-type]
+
+
+def test_one_test_image_cannot_be_halved() -> None:
+    with pytest.raises(ParetuneError, match="val and test are halves of the test images, of which there is only 1"):
+        roles_of(TRAIN, TEST[:1], trained_on="train")
+    assert len(roles_of(TRAIN, TEST[:1], trained_on="other").test) == 1
 
 
 def test_every_word_for_val_is_tried() -> None:

@@ -133,6 +133,42 @@ def test_whatever_changes_the_weights_is_kept_beside_the_others(cache: Path, cha
     assert len(kept(cache)) == 2
 
 
+class Bent(nn.Module):
+    """Prints alike, whatever function of PyTorch it applies."""
+
+    def __init__(self, bend: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.bend = nn.Linear(36, 3), bend
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bend(self.head(x.flatten(1)))
+
+
+def test_networks_that_print_alike_and_compute_other_things_are_kept_apart(cache: Path) -> None:
+    for bend in (torch.relu, torch.tanh, torch.nn.functional.gelu):
+        trained(net=Bent(bend))
+    assert len(kept(cache)) == 3
+    trained(net=Bent(torch.tanh))
+    assert len(kept(cache)) == 3
+
+
+def test_what_was_asked_for_and_the_recipe_are_kept_apart(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for asked in ({"target": "mine.a"}, {"target": "mine.b"}, {"target": "mine.b", "arguments": {"p": 0.5}}):
+        train_once(tiny(), bright(96), bright(30, 7), HOW, name="tiny", asked=asked)
+    assert len(kept(cache)) == 3
+    monkeypatch.setattr(training, "RECIPE", training.RECIPE + 1)
+    train_once(tiny(), bright(96), bright(30, 7), HOW, name="tiny", asked=asked)
+    assert len(kept(cache)) == 4
+
+
+def test_a_cache_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ParetuneError, match=r"the cache folder .*cache cannot be written .*; set PARETUNE_CACHE to"):
+        trained()
+
+
 def test_the_validation_images_change_nothing(cache: Path) -> None:
     first = trained()
     assert same(first, trained(val=bright(12, 8)))
@@ -270,7 +306,9 @@ def test_images_that_are_others_at_every_pass_are_refused(cache: Path) -> None:
         ({"epoch": 3}, r"task.model.train has no setting 'epoch'\. Did you mean 'epochs'"),
         ({"epochs": 0}, r"task.model.train.epochs must be a whole number, 1 or more, got 0"),
         ({"epochs": 2.5}, r"task.model.train.epochs must be a whole number, 1 or more, got 2\.5"),
-        ({"seed": -1}, r"task.model.train.seed must be a whole number, 0 or more, got -1"),
+        ({"seed": -1}, r"task.model.train.seed must be a whole number, 0 to 1000000000000, got -1"),
+        ({"seed": 10**15}, r"task.model.train.seed must be a whole number, 0 to 1000000000000, got 10{15}"),
+        ({"epochs": True}, r"task.model.train.epochs must be a whole number, 1 or more, got True"),
         ({"lr": 0}, r"task.model.train.lr must be a number above 0, got 0"),
         ({"lr": "fast"}, r"task.model.train.lr must be a number above 0, got 'fast'"),
         ({"weight_decay": float("nan")}, r"task.model.train.weight_decay must be a number 0 or more, got nan"),
