@@ -223,6 +223,9 @@ def main() -> None:
     parser.add_argument(
         "--log", type=Path, default=Path("coverage.jsonl"), help="one line per network; what is there is not run again"
     )
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="stretches limits by the clock, for a machine with other work on it"
+    )
     parser.add_argument("--write", action="store_true", help="also write benchmarks/coverage.md")
     chosen = parser.parse_args()
     have = importlib.util.find_spec("timm") is not None
