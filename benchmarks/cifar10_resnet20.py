@@ -148,4 +148,4 @@ def _confirmed() -> dict[int, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    publish(__file__, "ResNet-20 on CIFAR-10", about(), COLUMNS, rows())
+    publish(__file__, "ResNet-20 on CIFAR-10", about(), COLUMNS, rows(), threads="as many threads as the study")

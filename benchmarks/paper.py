@@ -10,8 +10,18 @@ import torch
 from paretune.search.provenance import provenance
 
 
-def publish(script: str, heading: str, about: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print the table and, with --write on the command line, write it beside `script` as Markdown. One thread."""
+def publish(
+    script: str,
+    heading: str,
+    about: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    threads: str = "1 thread",
+) -> None:
+    """Print the table and, with --write on the command line, write it beside `script` as Markdown.
+
+    One thread, unless the rows set another number; then `threads` says which.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--write", action="store_true", help="also write the table to the .md file beside the script")
     parser.add_argument("names", nargs="*", help="which ones, where a script has several parts; all by default")
@@ -21,7 +31,7 @@ def publish(script: str, heading: str, about: str, columns: Sequence[str], rows:
     name = Path(script).stem
     source = (
         f"Written by `python benchmarks/{name}.py --write`: {facts['date']}, commit {facts['commit']}, "
-        f"{facts['machine']['processor']}, 1 thread, load {os.getloadavg()[0]:.1f} before the start, "
+        f"{facts['machine']['processor']}, {threads}, load {os.getloadavg()[0]:.1f} before the start, "
         f"Python {facts['python']}, torch {facts['packages']['torch']}."
     )
     lines = ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
