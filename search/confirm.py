@@ -1,5 +1,6 @@
 """From a found point to a shipped one: rebuild or replay it, score it on the untouched test split, export, verify."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from paretune.tasks.task import Split, Task
 
 RECOVER = ("kept", "full")
 FRESH_SEEDS = 3
+UNSTEADY_IMAGES = 5000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -204,6 +206,7 @@ def _scores(
 
 def _write(out: Path, best: Replay, bench: Bench, scores: dict[str, Any], pt2: bool) -> None:
     inputs, predictions = tested(best.model, bench.task.test)
+    scores = {**scores, "unsteady": unsteady(best.model, bench.task.test)}
     write_artifact(
         out, model=best.model, frozen=best.frozen, inventory=bench.inventory, plan=best.plan,
         example=bench.task.example(), scores=scores, check=(inputs, predictions), pt2=pt2,
@@ -247,6 +250,26 @@ def tested(model: nn.Module, split: Split) -> tuple[np.ndarray[Any, Any], np.nda
             first.append(batch[:SAMPLES].cpu().numpy())
         classes.append(model(batch).argmax(dim=1).cpu().numpy())
     return np.concatenate(first)[:SAMPLES], np.concatenate(classes)
+
+
+@torch.no_grad()
+def unsteady(model: nn.Module, split: Split) -> float:
+    """The share of images, of the first `UNSTEADY_IMAGES` or more, whose class in float64 is another than in float32.
+
+    Sums of another order do as much: what is rounded may lie on the edge of a step. 0 where the model runs in float32
+    only.
+    """
+    other = images = 0
+    try:
+        exact = copy.deepcopy(model).double()
+        for batch, _ in split.batches(None):
+            other += int((exact(batch.double()).argmax(dim=1) != model(batch).argmax(dim=1)).sum())
+            images += len(batch)
+            if images >= UNSTEADY_IMAGES:
+                break
+    except (RuntimeError, TypeError):  # a forward that makes float32 tensors of its own
+        return 0.0
+    return other / max(images, 1)
 
 
 def verify_with(out: Path, task: Task) -> Verdict:

@@ -88,7 +88,12 @@ def test_a_packaged_space_parses(name: str) -> None:
     assert space.near(Wish(ratio=0.5, weight_bits=8, activation_bits=8))
     removing = space.smallest()
     sparse = [want for want in removing.wanted.values() if want.sparsity or want.kind == "partition"]
-    fewer = removing.ratios[inventory.groups[0].name] > 0 or sparse or removing.rate.rule != "per_layer" or name == "partition"
+    fewer = (
+        removing.ratios[inventory.groups[0].name] > 0
+        or sparse
+        or removing.rate.rule != "per_layer"
+        or name == "partition"
+    )
     assert fewer or max(removing.weight_bits.values()) <= 8
 
 

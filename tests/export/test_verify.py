@@ -16,9 +16,9 @@ from onnx import numpy_helper
 from paretune.errors import ParetuneError
 from paretune.export import rescore
 from paretune.export import verify as verifying
-from paretune.export.artifact import PROGRAM, READER
+from paretune.export.artifact import PROGRAM, READER, read_artifact
 from paretune.export.torch_program import save_program
-from paretune.export.verify import verify, verify_batches
+from paretune.export.verify import tolerated, verify, verify_batches
 
 
 @pytest.mark.parametrize(("off", "fine"), [(0, True), (256, True), (-256, True), (257, False), (-257, False)])
@@ -36,6 +36,15 @@ def rescored(folder: Path, **scores: float) -> None:
     facts = json.loads((folder / "scores.json").read_text())
     facts["scores"] |= scores
     (folder / "scores.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(("unsteady", "limit"), [(0.0, 0.001), (0.0003, 0.001), (0.002, 0.006), (0.5, 0.01)])
+def test_what_pytorch_itself_changes_may_differ_three_times_over(copy: Path, unsteady: float, limit: float) -> None:
+    rescored(copy, unsteady=unsteady)
+    assert tolerated(read_artifact(copy)) == pytest.approx(limit)
+    said = verify(copy).message[0]
+    assert f"tolerated are {limit:.1%}" in said
+    assert (f"PyTorch changes {unsteady:.2%}" in said) == (limit > 0.001)
 
 
 def test_verify_agrees_on_every_test_image(made: Made) -> None:
