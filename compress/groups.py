@@ -15,7 +15,7 @@ from paretune.compress.bundles import NONE, Lying, Spots, Traced, bundled, part_
 from paretune.compress.channels import Followed, Place, follow
 from paretune.compress.labels import Atoms
 from paretune.compress.layers import Watched, observed, watch
-from paretune.compress.proof import proven
+from paretune.compress.proof import holds, proven
 from paretune.compress.splits import Follower, settings, settle
 from paretune.errors import ParetuneError, first_line, near_miss
 from paretune.inventory import Group, Inventory, Layer
@@ -127,7 +127,7 @@ def _needed(twin: nn.Module, example: Tensor, inventory: Inventory, deadline: fl
     several = [group for group in inventory.groups if len(group.settings) > 1]
     for name in sorted({setting.name for group in several for setting in group.settings}):
         less = replace(inventory, groups=tuple(_without(group, name) for group in inventory.groups))
-        if less != inventory and len(proven(twin, example, less, deadline=deadline).groups) == len(less.groups):
+        if less != inventory and time.monotonic() < deadline and holds(twin, example, less):
             inventory = less
     return inventory
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,7 @@ Groups = tuple[Group, ...]
 
 SAME = 1e-6  # relative, in float64, whose noise is near 1e-14: a small branch beside a large one counts, too
 ROUGHLY = 1e-4  # in float32, for models that run in nothing else or would not fit twice as large
+PLAINLY = 1e-3  # in float32, where it is only to be seen what fails plainly
 LARGE = 100_000_000  # parameters of those
 # What shapes raise that no longer fit together.
 UNFIT = (RuntimeError, IndexError, ValueError, AssertionError, TypeError, ZeroDivisionError)
@@ -27,19 +29,23 @@ def proven(
 ) -> Inventory:
     """`inventory` with only those groups whose cut model equals the zeroed model on `example` (N, ...).
 
-    An operation may depend on the number of channels in a way that nobody saw, such as a constant in a module. Usually
-    one forward pair proves all groups; if it fails, halves are tried, then their halves. Weights and running statistics
-    are replaced by random ones (own seed), so that no special value hides a mistake. `known` are groups of `inventory`
-    that passed together before.
+    An operation may depend on the number of channels in a way that nobody saw, such as a constant in a module. One
+    rough cut sorts out what plainly fails: if all groups together do, halves are tried, then their halves. What is left
+    has to pass the whole proof (see `holds`), all together or again by halves. Weights and running statistics are
+    replaced by random ones (own seed), so that no special value hides a mistake. `known` are groups of `inventory` that
+    passed together before.
 
     Raises:
         TimeoutError: the monotonic clock is past `deadline`.
     """
     if not inventory.groups:
         return inventory
-    model, example = _precise(_scrambled(model, example), example)
+    scrambled = _scrambled(model, example)
     tried = tuple(group for group in inventory.groups if group not in known)
-    good = _good(model, example, inventory, known, tried, deadline)
+    good = _good(_rough(scrambled, example, inventory), known, tried, deadline)
+    exact = _precise(scrambled, example)
+    left = tuple(group for group in good if group not in known)
+    good = _good(lambda groups: _agrees(*exact, inventory, groups), known, left, deadline)
     if len(good) == len(inventory.groups):
         return inventory
     whole = dict(inventory.whole)
@@ -50,39 +56,61 @@ def proven(
     return replace(inventory, groups=tuple(group for group in inventory.groups if group in good), whole=whole)
 
 
+def holds(model: nn.Module, example: Tensor, inventory: Inventory) -> bool:
+    """Whether all groups of `inventory` pass together: three cuts equal their zeroed copies in float64, also inside
+    the network, and one of them runs in training mode."""
+    scrambled = _scrambled(model, example)
+    if not _rough(scrambled, example, inventory)(inventory.groups):
+        return False
+    return _agrees(*_precise(scrambled, example), inventory, inventory.groups)
+
+
+def _rough(model: nn.Module, example: Tensor, inventory: Inventory) -> Callable[[Groups], bool]:
+    """One cut, as the model is: quick, and enough to find most of what fails."""
+
+    @torch.no_grad()
+    def passes(groups: Groups) -> bool:
+        part = replace(inventory, groups=groups)
+        return _same(model, example, part, _keeps(groups)[0], limit=PLAINLY)
+
+    return passes
+
+
 def _good(
-    model: nn.Module, example: Tensor, inventory: Inventory, known: Groups, tried: Groups, deadline: float,
-    fails: bool = False,
-) -> Groups:  # fmt: skip
-    """`known` and those of `tried` that can be cut with them; `fails` if not all of them can, as was seen before."""
+    passes: Callable[[Groups], bool], known: Groups, tried: Groups, deadline: float, fails: bool = False
+) -> Groups:
+    """`known` and those of `tried` that pass with them; `fails` if not all of them do, as was seen before."""
     if not tried:
         return known
     if time.monotonic() > deadline:
         raise TimeoutError
-    if not fails and _agrees(model, example, inventory, (*known, *tried)):
+    if not fails and passes((*known, *tried)):
         return (*known, *tried)
     if len(tried) == 1:
         return known
     half = len(tried) // 2
-    first = _good(model, example, inventory, known, tried[:half], deadline)
+    first = _good(passes, known, tried[:half], deadline)
     passed = len(first) == len(known) + half  # then the second half is what fails
-    return _good(model, example, inventory, first, tried[half:], deadline, passed)
+    return _good(passes, first, tried[half:], deadline, passed)
 
 
 @torch.no_grad()
 def _agrees(model: nn.Module, example: Tensor, inventory: Inventory, groups: Groups) -> bool:
     """Whether all `groups` can be cut together: without their first units, without their last ones, and down to one."""
-    part = replace(inventory, groups=groups)
+    part, keeps = replace(inventory, groups=groups), _keeps(groups)
+    return all(_same(model, example, part, kept) for kept in keeps) and _trains(model, example, part, keeps[0])
+
+
+def _keeps(groups: Groups) -> tuple[Kept, ...]:
     ends = {group.name: group.channels - 1 for group in groups}
-    keeps: tuple[dict[str, tuple[int, ...]], ...] = (
+    return (
         {name: tuple(u for u in range(end + 1) if u % 3 != 0) for name, end in ends.items()},
         {name: tuple(u for u in range(end + 1) if u % 3 != end % 3) for name, end in ends.items()},
         {name: (end // 2,) for name, end in ends.items()},
     )
-    return all(_same(model, example, part, kept) for kept in keeps) and _trains(model, example, part, keeps[0])
 
 
-def _same(model: nn.Module, example: Tensor, inventory: Inventory, kept: Kept) -> bool:
+def _same(model: nn.Module, example: Tensor, inventory: Inventory, kept: Kept, limit: float | None = None) -> bool:
     try:
         small, inside = _made(cut(model, inventory, kept), example, inventory)
     except UNFIT:
@@ -92,7 +120,7 @@ def _same(model: nn.Module, example: Tensor, inventory: Inventory, kept: Kept) -
     if not small or len(inside) != len(other):
         return False
     kin = [(one, two) for one, two in zip(inside, other, strict=True) if one.shape == two.shape]
-    return all(_close(one, two) for one, two in [*zip(small, large, strict=True), *kin])
+    return all(_close(one, two, limit) for one, two in [*zip(small, large, strict=True), *kin])
 
 
 def _made(model: nn.Module, example: Tensor, inventory: Inventory) -> tuple[list[Tensor], list[Tensor]]:
@@ -129,8 +157,8 @@ def _trains(model: nn.Module, example: Tensor, inventory: Inventory, kept: Kept)
     return True
 
 
-def _close(one: Tensor, two: Tensor) -> bool:
-    limit = SAME if one.dtype == torch.float64 else ROUGHLY
+def _close(one: Tensor, two: Tensor, limit: float | None) -> bool:
+    limit = limit or (SAME if one.dtype == torch.float64 else ROUGHLY)
     return one.shape == two.shape and bool((one - two).double().norm() <= limit * two.double().norm())
 
 
