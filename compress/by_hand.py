@@ -19,7 +19,6 @@ says how many there are if no entry of `out` shows it by its size. `name` is tha
 The channels of a grouped convolution are bundled so that each of its conv groups loses the same number.
 """
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,8 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune.compress.cut import cut
-from paretune.compress.layers import Watched, observed, tensors, watch
-from paretune.compress.lifetimes import folding
+from paretune.compress.layers import Watched, observed, tensors, twin_of, watch, with_norms
 from paretune.compress.proof import proven
 from paretune.errors import ParetuneError, first_line, near_miss
 from paretune.inventory import Axis, Group, Inventory, Layer, Member, Setting
@@ -98,10 +96,7 @@ def by_hand(model: nn.Module, example: Tensor, rows: Sequence[Mapping[str, Any]]
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            twin = copy.deepcopy(model).to(example.device).eval()
-        except Exception as error:
-            raise ParetuneError(f"the model cannot be copied: {first_line(error)}") from error
+        twin = twin_of(model, example)
         watched = watch(twin, example)
         inventory = _inventory(twin, watched, rows, tuple(example.shape[1:]))
         _prove(twin, example, inventory)
@@ -111,8 +106,7 @@ def by_hand(model: nn.Module, example: Tensor, rows: Sequence[Mapping[str, Any]]
 def _inventory(
     model: nn.Module, watched: Watched, rows: Sequence[Mapping[str, Any]], input_shape: tuple[int, ...]
 ) -> Inventory:
-    norms = folding(watched.layers, watched.trace, watched.shared) if watched.trace else {}
-    layers = tuple(replace(layer, norm=norms.get(layer.name)) for layer in watched.layers)
+    layers = with_norms(watched)
     order = {layer.name: position for position, layer in enumerate(layers)}
     read = [_read(number, row, layers, watched.shared) for number, row in enumerate(rows, 1)]
     groups = [_group(row, order) for row in read]

@@ -19,7 +19,7 @@ from paretune.compress.channel_products import PRODUCTS
 from paretune.compress.channel_step import Fields, Step
 from paretune.compress.labels import LOOSE, Atoms, Ints, Labels, along
 from paretune.compress.layers import Watched, tensors
-from paretune.compress.trace import WATCHING
+from paretune.compress.trace import watched_by
 from paretune.inventory import Axis, Layer
 
 INPUT = "its channels are tied to the model's input"
@@ -117,20 +117,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within it every operation is followed. Attention is not fused into whole encoder layers meanwhile."""
-        handles = [handle for name, module in self.modules.items() for handle in self._hooks(name, module)]
-        try:
-            with WATCHING:
-                fast = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-                try:
-                    with self:
-                        yield
-                finally:
-                    torch.backends.mha.set_fastpath_enabled(fast)
-        finally:
-            for handle in handles:
-                handle.remove()
+        """Within it every operation is followed."""
+        with watched_by(self, self.model, self._hooks):
+            yield
 
     def of(self, tensor: Tensor) -> Labels:
         """What is known of a tensor; one that does not depend on the input keeps its size."""

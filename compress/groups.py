@@ -1,6 +1,5 @@
 """Channel groups: which output channels of which layers can only leave together."""
 
-import copy
 import threading
 import time
 import warnings
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from paretune.compress.bundles import NONE, Lying, Spots, Traced, bundled, part_of_a_grouped_input
 from paretune.compress.channels import Followed, Place, follow
 from paretune.compress.labels import Atoms
-from paretune.compress.layers import Watched, observed, watch
+from paretune.compress.layers import Watched, observed, twin_of, watch
 from paretune.compress.proof import holds, proven
 from paretune.compress.splits import Follower, settings, settle
 from paretune.errors import ParetuneError, first_line, near_miss
@@ -70,10 +69,7 @@ def _apart(work: Callable[[], Inventory]) -> Inventory:
 
 
 def _discover(model: nn.Module, example: Tensor, deadline: float, exclude: tuple[str, ...]) -> Inventory:
-    try:
-        twin = copy.deepcopy(model).to(example.device).eval()
-    except Exception as error:
-        raise ParetuneError(f"the model cannot be copied: {first_line(error)}") from error
+    twin = twin_of(model, example)
     watched = watch(twin, example)
     excluded = _excluded(exclude, watched.layers)
     try:

@@ -85,6 +85,24 @@ def _as_run(layer: Layer, trace: Trace, samples: int) -> Layer:
     return replace(layer, positions=work // each) if work and work % each == 0 else layer
 
 
+def twin_of(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of `model` in eval mode, on the device of `example`.
+
+    Raises:
+        ParetuneError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model).to(example.device).eval()
+    except Exception as error:
+        raise ParetuneError(f"the model cannot be copied: {first_line(error)}") from error
+
+
+def with_norms(watched: Watched) -> tuple[Layer, ...]:
+    """The layers, each with the batch norm that folds into it, as far as the forward could be followed."""
+    norms = folding(watched.layers, watched.trace, watched.shared) if watched.trace else {}
+    return tuple(replace(layer, norm=norms.get(layer.name)) for layer in watched.layers)
+
+
 def survey(model: nn.Module, example: Tensor) -> Inventory:
     """The layers of `model` and what one forward on `example` (N, ...) runs and keeps in memory; no channel groups.
 
@@ -96,15 +114,11 @@ def survey(model: nn.Module, example: Tensor) -> Inventory:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            twin = copy.deepcopy(model).to(example.device).eval()
-        except Exception as error:
-            raise ParetuneError(f"the model cannot be copied: {first_line(error)}") from error
+        twin = twin_of(model, example)
         watched = watch(twin, example)
-    norms = folding(watched.layers, watched.trace, watched.shared) if watched.trace else {}
     weighted = (layer.name for layer in watched.layers if layer.kind in ("conv", "linear"))
     inventory = Inventory(
-        layers=tuple(replace(layer, norm=norms.get(layer.name)) for layer in watched.layers),
+        layers=with_norms(watched),
         groups=(),
         input_shape=tuple(example.shape[1:]),
         whole=dict.fromkeys(weighted, "channel groups were not looked for"),

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +41,10 @@ def proven(
     """
     if not inventory.groups:
         return inventory
-    scrambled = _scrambled(model, example)
+    proof = _Proof(model, example, inventory)
     tried = tuple(group for group in inventory.groups if group not in known)
-    good = _good(_rough(scrambled, example, inventory), known, tried, deadline)
-    exact = _precise(scrambled, example)
-    left = tuple(group for group in good if group not in known)
-    good = _good(lambda groups: _agrees(*exact, inventory, groups), known, left, deadline)
+    good = _good(proof.roughly, known, tried, deadline)
+    good = _good(proof.wholly, known, tuple(group for group in good if group not in known), deadline)
     if len(good) == len(inventory.groups):
         return inventory
     whole = dict(inventory.whole)
@@ -59,21 +58,41 @@ def proven(
 def holds(model: nn.Module, example: Tensor, inventory: Inventory) -> bool:
     """Whether all groups of `inventory` pass together: three cuts equal their zeroed copies in float64, also inside
     the network, and one of them runs in training mode."""
-    scrambled = _scrambled(model, example)
-    if not _rough(scrambled, example, inventory)(inventory.groups):
-        return False
-    return _agrees(*_precise(scrambled, example), inventory, inventory.groups)
+    proof = _Proof(model, example, inventory)
+    return proof.roughly(inventory.groups) and proof.wholly(inventory.groups)
 
 
-def _rough(model: nn.Module, example: Tensor, inventory: Inventory) -> Callable[[Groups], bool]:
-    """One cut, as the model is: quick, and enough to find most of what fails."""
+class _Proof:
+    """Tries groups on scrambled copies of the model, which are made once."""
+
+    def __init__(self, model: nn.Module, example: Tensor, inventory: Inventory) -> None:
+        self.model, self.example, self.inventory = _scrambled(model, example), example, inventory
+
+    @cached_property
+    def exact(self) -> tuple[nn.Module, Tensor]:
+        """Model and example in float64, if that runs."""
+        return _precise(self.model, self.example)
+
+    @cached_property
+    def trains(self) -> bool:
+        """Whether the model runs in training mode before anything is cut."""
+        model, example = self.exact
+        return _runs(lambda: copy.deepcopy(model).train(), example, (Exception,))  # the user's may raise anything
 
     @torch.no_grad()
-    def passes(groups: Groups) -> bool:
-        part = replace(inventory, groups=groups)
-        return _same(model, example, part, _keeps(groups)[0], limit=PLAINLY)
+    def roughly(self, groups: Groups) -> bool:
+        """One cut, as the model is: quick, and enough to find most of what fails."""
+        part = replace(self.inventory, groups=groups)
+        return _same(self.model, self.example, part, _keeps(groups)[0], limit=PLAINLY)
 
-    return passes
+    @torch.no_grad()
+    def wholly(self, groups: Groups) -> bool:
+        """Three cuts in float64 and, where the whole model does, a run in training mode: it may call more layers."""
+        model, example = self.exact
+        if not _agrees(model, example, self.inventory, groups):
+            return False
+        part, kept = replace(self.inventory, groups=groups), _keeps(groups)[0]
+        return not self.trains or _runs(lambda: cut(model, part, kept).train(), example, UNFIT)
 
 
 def _good(
@@ -94,11 +113,10 @@ def _good(
     return _good(passes, first, tried[half:], deadline, passed)
 
 
-@torch.no_grad()
 def _agrees(model: nn.Module, example: Tensor, inventory: Inventory, groups: Groups) -> bool:
     """Whether all `groups` can be cut together: without their first units, without their last ones, and down to one."""
-    part, keeps = replace(inventory, groups=groups), _keeps(groups)
-    return all(_same(model, example, part, kept) for kept in keeps) and _trains(model, example, part, keeps[0])
+    part = replace(inventory, groups=groups)
+    return all(_same(model, example, part, kept) for kept in _keeps(groups))
 
 
 def _keeps(groups: Groups) -> tuple[Kept, ...]:
@@ -142,17 +160,13 @@ def _made(model: nn.Module, example: Tensor, inventory: Inventory) -> tuple[list
     return made, seen
 
 
-def _trains(model: nn.Module, example: Tensor, inventory: Inventory, kept: Kept) -> bool:
-    """Whether the cut model runs in training mode, if the whole one does: there it may call more layers."""
-    pair = torch.cat([example, example])  # a batch norm needs two
+@torch.no_grad()
+def _runs(make: Callable[[], nn.Module], example: Tensor, failing: tuple[type[Exception], ...]) -> bool:
+    """Whether the model that `make` gives takes two samples without one of the `failing` errors; draws no numbers."""
     with torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
         try:
-            copy.deepcopy(model).train()(pair)
-        except Exception:  # the user's forward may raise anything
-            return True
-        try:
-            cut(model, inventory, kept).train()(pair)
-        except UNFIT:
+            make()(torch.cat([example, example]))  # a batch norm needs two
+        except failing:
             return False
     return True
 

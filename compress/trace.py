@@ -1,7 +1,7 @@
 """One forward, operation by operation: what each of them reads, writes and multiplies."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -101,6 +101,29 @@ def _spoken(name: str) -> str:
 WATCHING = threading.RLock()  # the switch of the fast path belongs to the whole process
 
 
+@contextmanager
+def watched_by(
+    mode: TorchDispatchMode, model: nn.Module, hooks: Callable[[str, nn.Module], Iterable[Any]]
+) -> Iterator[None]:
+    """Within it `mode` sees every operation, and `hooks(name, module)` are on every module of `model`.
+
+    Attention is not fused into whole encoder layers meanwhile.
+    """
+    handles = [handle for name, module in model.named_modules() for handle in hooks(name, module)]
+    try:
+        with WATCHING:
+            fast = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+            try:
+                with mode:
+                    yield
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fast)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the operations on what depends on `example` while `watching`.
 
@@ -125,20 +148,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within it every operation is recorded. Attention is not fused into whole encoder layers meanwhile."""
-        handles = [handle for name, module in self.model.named_modules() for handle in self._hooks(name, module)]
-        try:
-            with WATCHING:
-                fast = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-                try:
-                    with self:
-                        yield
-                finally:
-                    torch.backends.mha.set_fastpath_enabled(fast)
-        finally:
-            for handle in handles:
-                handle.remove()
+        """Within it every operation is recorded."""
+        with watched_by(self, self.model, self._hooks):
+            yield
 
     def trace(self, outputs: Iterable[Tensor]) -> Trace | None:
         """What was seen, or None if recording failed; `outputs` are the tensors that the forward returned."""
