@@ -25,7 +25,7 @@ from paretune.profile import profile
 from paretune.records import to_plain
 from paretune.search.folder import write_json
 from paretune.search.provenance import provenance
-from paretune.search.samplers import Reproducible
+from paretune.samplers.reproducible import Reproducible
 from paretune.search.store import Entry, open_study, tell
 from paretune.spaces.leaf import Choice, Leaf, Range, Scalar
 from paretune.spaces.mixing import parse_mixing

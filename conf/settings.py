@@ -21,7 +21,11 @@ DAY = 86400  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """How long and under which seed a study runs. `trials` counts in total, also over several runs."""
+    """How long and under which seed a study runs. `trials` counts in total, also over several runs.
+
+    Once `plateau` searched trials in a row have raised the hypervolume by less than 0.1 % the search ends, too. Then every point of the
+    front is evaluated under `repeats` further seeds, while `minutes` last.
+    """
 
     name: str
     trials: int = 64
@@ -31,18 +35,63 @@ class StudySettings:
     population: int = 16
     keep: str = "front"
     full_epochs: int = 20
+    repeats: int = 0
+    plateau: int | None = None
 
     def __post_init__(self) -> None:
-        smallest = {"trials": 1, "seed": 0, "population": 2, "full_epochs": 1}
+        smallest = {"trials": 1, "seed": 0, "population": 2, "full_epochs": 1, "repeats": 0}
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ParetuneError(f"study.{name} must be {least} or more, got {getattr(self, name)}")
+        if self.plateau is not None and self.plateau < 1:
+            raise ParetuneError(f"study.plateau must be 1 or more, or null, got {self.plateau}")
         if self.trial_minutes <= 0 or (self.minutes is not None and self.minutes <= 0):
             raise ParetuneError("study.trial_minutes and study.minutes must be above 0")
         if self.keep not in KEEP:
             raise ParetuneError(f"study.keep has no option '{self.keep}'.{near_miss(self.keep, KEEP)}")
         if not Path(self.name).parts or Path(self.name).is_absolute() or ".." in Path(self.name).parts:
             raise ParetuneError(f"study.name is a folder below results_dir, got '{self.name}'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedSettings:
+    """The first trials after the controls: at most `count` plans along the front that single effects promise, which are measured on `images`
+    of `val` within about `minutes`; with `pairs` also two decisions of a block together.
+    """
+
+    count: int = 24
+    images: int = 1024
+    minutes: float = 5.0
+    pairs: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in {"count": 0, "images": 1}.items():
+            if getattr(self, name) < least:
+                raise ParetuneError(f"seeds.{name} must be {least} or more, got {getattr(self, name)}")
+        if not self.minutes > 0:
+            raise ParetuneError(f"seeds.minutes must be above 0, got {self.minutes:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungSettings:
+    """After how many `epochs` of recovery a trial is looked at: the best 1 / `eta` of those that came so far go on, once there are
+    `minimum`, while a rung's rank correlation with the last scores is at least `correlation`. No epochs: no rungs.
+    """
+
+    epochs: tuple[int, ...] = (0, 1, 3)
+    eta: float = 2.0
+    minimum: int = 12
+    correlation: float = 0.5
+
+    def __post_init__(self) -> None:
+        if list(self.epochs) != sorted(set(self.epochs)) or any(epoch < 0 for epoch in self.epochs):
+            raise ParetuneError(f"rungs.epochs must rise from 0 or more, such as [0, 1, 3], got {list(self.epochs)}")
+        if not 1 < self.eta < inf:
+            raise ParetuneError(f"rungs.eta must be above 1, got {self.eta:g}")
+        if self.minimum < 3:
+            raise ParetuneError(f"rungs.minimum must be 3 or more, got {self.minimum}")
+        if not -1 <= self.correlation <= 1:
+            raise ParetuneError(f"rungs.correlation lies in [-1, 1], got {self.correlation:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +158,9 @@ class Settings:
     objectives: tuple[str, ...]
     study: StudySettings
     budget: dict[str, float | None] = dataclasses.field(default_factory=dict)
-    sampler: str = "nsga2"
+    sampler: str = "layerwise"
+    seeds: SeedSettings = SeedSettings()
+    rungs: RungSettings = RungSettings()
     results_dir: str = "results"
     device: str = "auto"
     threads: int | None = None
@@ -133,7 +184,7 @@ class Settings:
 
 SECTIONS: Mapping[str, type] = {
     "study": StudySettings, "finish": FinishSettings, "rival": RivalSettings, "latency": LatencySettings,
-    "inventory": InventorySettings,
+    "inventory": InventorySettings, "seeds": SeedSettings, "rungs": RungSettings,
 }  # fmt: skip
 
 

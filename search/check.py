@@ -22,7 +22,7 @@ from paretune.profile import profile
 from paretune.recipe import Blend, Masking, Recipe
 from paretune.records import to_plain
 from paretune.search.bench import TRACED, Bench
-from paretune.search.samplers import SAMPLERS
+from paretune.samplers.table import SAMPLERS
 from paretune.search.sense import check_sense
 from paretune.spaces.space import Space
 from paretune.tasks.task import Task

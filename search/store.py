@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from paretune.errors import ParetuneError
-from paretune.findings import Trial
+from paretune.findings import Kind, Trial
 from paretune.outcome import Outcome
 from paretune.plan import Plan
 from paretune.records import from_plain, to_plain
@@ -30,12 +30,13 @@ class Entry:
     `plan` is None if the recipe could not be turned into one.
     """
 
-    kind: Literal["control", "search", "finish"]
+    kind: Kind
     label: str
     same_as: int | None
     choices: dict[str, str | int | float]
     plan: Plan | None
     outcome: Outcome
+    of: int | None = None
 
 
 def open_study(folder: Path, name: str, objectives: Sequence[str], identity: Mapping[str, Any]) -> optuna.Study:
@@ -123,14 +124,14 @@ def load_study(folder: Path) -> optuna.Study:
 def tell(study: optuna.Study, trial: optuna.Trial, entry: Entry, objectives: Sequence[str]) -> None:
     """Store `entry` and finish the trial.
 
-    Dense and finishes stay out of the sampler's sight (PRUNED: they are no points of the space), failures are FAIL,
-    and a trial over budget is told with its exact costs and the worst quality: its constraints say it is infeasible.
+    Dense, finishes and repeats stay out of the sampler's sight (PRUNED: they are no points of the space), and so do
+    stopped trials, because only values of whole trials are told. Failures are FAIL, and a trial over budget is told with its exact costs and the worst quality: its constraints say it is infeasible.
     """
     trial.set_user_attr("entry", to_plain(entry))
     outcome = entry.outcome
     if outcome.status == "failed":
         study.tell(trial, state=TrialState.FAIL)
-    elif entry.label == "dense" or entry.kind == "finish":
+    elif entry.label == "dense" or entry.kind in ("finish", "repeat") or outcome.status == "stopped":
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, [outcome.values.get(name, WORST_QUALITY) for name in objectives])
@@ -171,4 +172,5 @@ def read_trial(trial: FrozenTrial, budget: Mapping[str, float]) -> Trial:
         params=dict(entry.choices),
         plan=entry.plan,
         notes=entry.outcome.notes,
+        of=entry.of,
     )

@@ -33,7 +33,7 @@ from paretune.search.precision import Choice, choice_of, told_apart
 from paretune.search.progress import progress
 from paretune.search.provenance import command_line, one_run, provenance
 from paretune.search.read import read_findings, write_report
-from paretune.search.samplers import Reproducible
+from paretune.samplers.reproducible import Reproducible
 from paretune.search.store import open_study, told
 from paretune.search.threads import threads_for
 from paretune.spaces.language import parse_space

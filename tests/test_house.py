@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "paretune"
 FLOORS = {
     "": 0,  # src/paretune itself
     "conf": 1, "spaces": 1, "costs": 1, "tasks": 1,
-    "compress": 2,
+    "compress": 2, "samplers": 2,
     "report": 3, "export": 3,
     "search": 4,
 }  # fmt: skip
@@ -30,9 +30,9 @@ WALLS = {
     "timm": {"tasks/timm_models.py"},
     "kneed": {"compress/knee.py"},
     "constriction": {"export/entropy.py"},
-    "sklearn": {"tasks"},
+    "sklearn": {"tasks", "samplers/surrogate.py"},
     "PIL": {"tasks"},
-    "optuna": {"search"},
+    "optuna": {"samplers", "search"},
     "hydra": {"search/launch.py"},
     "omegaconf": {"search/launch.py"},
     "plotly": {"report"},

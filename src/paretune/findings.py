@@ -1,7 +1,7 @@
 """A study as plain rows: what reports, tables and the choice of a point read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -9,10 +9,14 @@ import numpy as np
 
 from paretune.alike import Alike
 from paretune.curve import Curve, Knee
+from paretune.effects import Effects
 from paretune.inventory import Inventory
 from paretune.outcome import Rung, Status
 from paretune.pareto import Array, nondominated
 from paretune.plan import Plan
+
+
+Kind = Literal["control", "seed", "search", "finish", "repeat"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,15 +32,16 @@ class Objective:
 class Trial:
     """One trial as the study remembers it.
 
-    `kind` tells a control (dense, uniform) from a searched trial, and both from a "finish": the best searched trial trained further
-    once the search was over. `label` names controls and finishes.
+    `kind` tells controls (dense, uniform) and seeds (made from sensitivities) from searched trials. Once the search is over
+    come a "finish", the best searched trial trained further, and each "repeat", a point of the front with another seed;
+    both name the trial they go back to in `of`. `label` names controls, finishes and repeats.
     `same_as` is the earlier trial whose plan was identical, so that nothing was evaluated again.
     `feasible` is True if no budget is exceeded. `params` are the sampler's raw choices.
     `values` holds the objectives and every static cost that is known.
     """
 
     number: int
-    kind: Literal["control", "search", "finish"]
+    kind: Kind
     label: str
     status: Status
     reason: str
@@ -48,6 +53,26 @@ class Trial:
     params: dict[str, Any]
     plan: Plan | None
     notes: tuple[str, ...] = ()
+    of: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RungState:
+    """What a rung has come to: trials that `reached` it, were `judged` there and `stopped` there.
+
+    `correlation` is the rank correlation (Spearman) of its scores with the last ones, over the `compared` trials that
+    went on whatever it said (None: too few to tell). It judges while that is at least `bound`; `on` says whether it
+    does now.
+    """
+
+    epochs: int
+    reached: int
+    judged: int
+    stopped: int
+    compared: int
+    correlation: float | None
+    bound: float
+    on: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +121,8 @@ class Findings:
     `objectives[0]` is the quality metric. `reference` is the corner that hypervolumes are measured
     from and normalised by: the dense model's costs, and the worst possible quality. `folder` is where the study lives.
     `curves` and `knees` (one per group and ranking criterion) are there if a rule needed them. `rival` is the study that ran
-    beside this one with as many trials, and its `name` says what it is. `alike` is there if recipes blend criteria.
+    beside this one with as many trials, and its `name` says what it is. `alike` is there if recipes blend criteria,
+    `effects` if sensitivities were measured. `rungs` say what the study's rungs have come to, in order of epochs.
     """
 
     name: str
@@ -112,6 +138,8 @@ class Findings:
     knees: tuple[Knee, ...] = ()
     rival: "Findings | None" = None
     alike: Alike | None = None
+    effects: Effects | None = None
+    rungs: tuple[RungState, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,10 +158,10 @@ class Findings:
 
     @cached_property
     def candidates(self) -> tuple[Trial, ...]:
-        """The finished, feasible trials that are not copies of an earlier one."""
+        """The finished, feasible trials that are neither copies nor repeats of an earlier one."""
         return tuple(
             trial for trial in self.trials
-            if trial.status == "done" and trial.feasible and trial.same_as is None
+            if trial.status == "done" and trial.feasible and trial.same_as is None and trial.kind != "repeat"
         )  # fmt: skip
 
     @cached_property
@@ -142,3 +170,23 @@ class Findings:
         mask = nondominated(self.points(self.candidates))
         kept = [trial for trial, on_front in zip(self.candidates, mask, strict=True) if on_front]
         return tuple(sorted(kept, key=lambda trial: (*self.points([trial])[0], trial.number)))
+
+    @cached_property
+    def _repeated(self) -> dict[int, tuple[float, ...]]:
+        found: dict[int, tuple[float, ...]] = {}
+        for trial in self.trials:
+            if trial.kind == "repeat" and trial.of is not None and trial.status == "done":
+                found[trial.of] = (*found.get(trial.of, ()), trial.values[self.names[0]])
+        return found
+
+    def scores(self, trial: Trial) -> tuple[float, ...]:
+        """The quality of `trial` under every seed it was evaluated with, its own first."""
+        return (trial.values[self.names[0]], *self._repeated.get(trial.number, ()))
+
+    def settled(self, trial: Trial) -> Trial:
+        """`trial` with the mean over its seeds as its quality: what a choice should go by, because the best of many
+        noisy values is too good.
+        """
+        scores = self.scores(trial)
+        mean = scores[0] if len(scores) == 1 else sum(scores) / len(scores)
+        return replace(trial, values={**trial.values, self.names[0]: mean})

@@ -17,7 +17,7 @@ from paretune.compress.groups import discover
 from paretune.conf.settings import Settings, StudySettings, parse_settings
 from paretune.costs.table import COSTS
 from paretune.inventory import Inventory
-from paretune.search.samplers import SAMPLERS
+from paretune.samplers.table import SAMPLERS
 from paretune.search.study import rival_of
 from paretune.spaces.language import parse_space
 from paretune.spaces.space import Wish

@@ -20,7 +20,7 @@ from paretune.search.bench import lay_out
 from paretune.search.evaluate import evaluate
 from paretune.search.folder import kept_folder
 from paretune.search.read import read_findings
-from paretune.search.samplers import SAMPLERS
+from paretune.samplers.table import SAMPLERS
 from paretune.search.store import load_study
 from paretune.search.study import run_study
 from paretune.tasks.task import misclassified

@@ -6,7 +6,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from paretune.errors import UnknownName
-from paretune.search.samplers import SAMPLERS, Reproducible, ask_seed, distributions
+from paretune.samplers.layout import distributions
+from paretune.samplers.reproducible import Reproducible, ask_seed
+from paretune.samplers.table import SAMPLERS
 from paretune.search.store import unfinished
 from paretune.spaces.leaf import Choice, Fixed, Range
 from paretune.spaces.mixing import Mixing
