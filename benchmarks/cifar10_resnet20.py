@@ -18,8 +18,9 @@ from paretune.costs.counts import macs
 from paretune.plan import DENSE, Plan
 from paretune.profile import profile
 from paretune.search.bench import lay_out
+from paretune.search.clock import Clock
 from paretune.search.confirm import read_settings, the_task
-from paretune.search.evaluate import Clock, evaluate, quality_of
+from paretune.search.evaluate import evaluate, quality_of
 from paretune.search.measured import Measured
 from paretune.search.planner import Planner
 from paretune.search.precision import known_choice

@@ -9,7 +9,8 @@ from paretune.compress.cut import cut
 from paretune.plan import Plan
 from paretune.recipe import Recovery
 from paretune.search.bench import Bench, lay_out
-from paretune.search.evaluate import Clock, evaluate, judge_of, quality_of
+from paretune.search.clock import Clock
+from paretune.search.evaluate import evaluate, judge_of, quality_of
 from paretune.search.measured import Measured
 from paretune.search.planner import Planner
 from paretune.spaces.language import parse_space

@@ -33,7 +33,8 @@ from paretune.compress.recover import Teacher, finetune
 from paretune.plan import GroupPlan, LayerPlan, Plan
 from paretune.recipe import Recovery
 from paretune.search.bench import Bench, lay_out
-from paretune.search.evaluate import Clock, evaluate
+from paretune.search.clock import Clock
+from paretune.search.evaluate import evaluate
 from paretune.search.precision import Choice, measured_choice
 from paretune.search.threads import threads_for
 from paretune.tasks.classification import classification

@@ -9,7 +9,8 @@ from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
 from paretune.profile import profile
 from paretune.recipe import Joint, Recovery
 from paretune.search.bench import Bench, lay_out
-from paretune.search.evaluate import Clock, Trained, evaluate, quality_of
+from paretune.search.clock import Clock
+from paretune.search.evaluate import Trained, evaluate, quality_of
 from paretune.search.measured import Measured
 from paretune.search.planner import Planner
 from paretune.spaces.language import parse_space

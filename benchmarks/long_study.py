@@ -23,9 +23,9 @@ from paretune.outcome import Outcome, Rung
 from paretune.plan import Codes, Plan
 from paretune.profile import profile
 from paretune.records import to_plain
+from paretune.samplers.reproducible import Reproducible
 from paretune.search.folder import write_json
 from paretune.search.provenance import provenance
-from paretune.samplers.reproducible import Reproducible
 from paretune.search.store import Entry, open_study, tell
 from paretune.spaces.leaf import Choice, Leaf, Range, Scalar
 from paretune.spaces.mixing import parse_mixing

@@ -9,7 +9,8 @@ from paretune.inventory import Inventory
 from paretune.plan import LayerPlan, Plan
 from paretune.recipe import Recovery
 from paretune.search.bench import Bench, lay_out
-from paretune.search.evaluate import Clock, Trained, evaluate, quality_of
+from paretune.search.clock import Clock
+from paretune.search.evaluate import Trained, evaluate, quality_of
 from paretune.tasks.digits import digits
 
 SEEDS = range(5)

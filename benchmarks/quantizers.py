@@ -9,7 +9,8 @@ from paretune.compress.quantizers import ACTIVATIONS, WEIGHTS
 from paretune.plan import LayerPlan, Plan
 from paretune.recipe import Recovery
 from paretune.search.bench import Bench, lay_out
-from paretune.search.evaluate import Clock, evaluate, quality_of
+from paretune.search.clock import Clock
+from paretune.search.evaluate import evaluate, quality_of
 from paretune.tasks.digits import digits
 
 SEEDS = range(5)

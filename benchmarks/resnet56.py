@@ -16,7 +16,8 @@ from paretune.compress.recover import recalibrate
 from paretune.plan import Plan
 from paretune.recipe import Recovery
 from paretune.search.bench import Bench, lay_out
-from paretune.search.evaluate import Clock, quality_of
+from paretune.search.clock import Clock
+from paretune.search.evaluate import quality_of
 from paretune.search.measured import Measured
 from paretune.search.planner import Planner
 from paretune.spaces.language import parse_space

@@ -37,6 +37,7 @@ from paretune.report.hypervolume import hypervolumes
 from paretune.search import driver, store
 from paretune.search.devices import hardware_of
 from paretune.search.driver import Driver
+from paretune.search.keeping import Keeping
 from paretune.search.planner import Planner
 from paretune.search.provenance import provenance
 from paretune.search.read import read_findings, write_report
@@ -51,10 +52,10 @@ PARTS: dict[str, tuple[Any, str]] = {  # pieces of the trial loop that do not ov
     "suggest": (Space, "ask"),
     "suggest again": (Space, "choices"),
     "plan": (Planner, "plan"),
-    "keep weights": (Driver, "_keep"),
+    "keep weights": (Keeping, "keep"),
     "tell": (driver, "tell"),
-    "read back": (Driver, "_row"),
-    "drop weights": (Driver, "_tidy"),
+    "read back": (driver, "read_trial"),
+    "drop weights": (Keeping, "tidy"),
     "log": (Driver, "_log"),
     "evaluate": (driver, "evaluate"),
 }

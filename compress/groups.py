@@ -4,6 +4,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -20,6 +21,8 @@ from paretune.errors import ParetuneError, first_line, near_miss
 from paretune.inventory import Group, Inventory, Layer
 
 TRIES = 4  # readings of a module that takes channels apart
+FEW = 5  # names in a message
+MORE = "allow more time (inventory.seconds) or give groups by hand (inventory.groups)"
 
 
 def discover(model: nn.Module, example: Tensor, *, seconds: float = 60.0, exclude: Iterable[str] = ()) -> Inventory:
@@ -41,10 +44,7 @@ def discover(model: nn.Module, example: Tensor, *, seconds: float = 60.0, exclud
     try:
         return _apart(lambda: _discover(model, example, deadline, tuple(exclude)))
     except TimeoutError as error:
-        raise ParetuneError(
-            f"finding the channel groups took longer than {seconds:g} s; exclude layers by name (inventory.exclude) or "
-            "give groups by hand (inventory.groups)"
-        ) from error
+        raise ParetuneError(f"finding the channel groups took longer than {seconds:g} s, last {error}") from error
 
 
 def _apart(work: Callable[[], Inventory]) -> Inventory:
@@ -73,13 +73,34 @@ def _discover(model: nn.Module, example: Tensor, deadline: float, exclude: tuple
     watched = watch(twin, example)
     excluded = _excluded(exclude, watched.layers)
     try:
-        followed = follow(twin, example, watched, deadline)
+        followed = _followed(twin, example, watched, deadline)
     except TimeoutError:
         raise
     except Exception as error:
         raise ParetuneError(f"the model's channels cannot be followed: {first_line(error)}") from error
     inventory = _proven(twin, example, watched, followed, excluded, deadline)
     return observed(twin, example, inventory, watched.trace, deadline)
+
+
+def _followed(twin: nn.Module, example: Tensor, watched: Watched, deadline: float) -> Followed:
+    """What `follow` gives; if time is up, the error names the layer that was called last."""
+    last = ["the model's input"]
+
+    def noting(name: str) -> Callable[[nn.Module, object], None]:
+        return lambda module, given: last.append(f"'{name}'")
+
+    handles = []
+    for layer in watched.layers:
+        with suppress(RuntimeError, TypeError):  # a compiled module may take no hooks
+            handles.append(twin.get_submodule(layer.name).register_forward_pre_hook(noting(layer.name)))
+    try:
+        return follow(twin, example, watched, deadline)
+    except TimeoutError as error:  # what is excluded later is followed, too
+        hint = f"which inventory.exclude does not shorten: {MORE}"
+        raise TimeoutError(f"following channels through {last[-1]}, {hint}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _excluded(patterns: tuple[str, ...], layers: tuple[Layer, ...]) -> frozenset[str]:
@@ -107,7 +128,7 @@ def _proven(
             order = [layer.name for layer in found.layers]
             both = sorted((*best.groups, *new), key=lambda group: order.index(group.name))
             found = replace(found, groups=tuple(both))
-        best = proven(twin, example, found, known=best.groups if best else (), deadline=deadline)
+        best = _checked(twin, example, found, best.groups if best else (), deadline)
         lost = {group.name for group in found.groups} - set(best.group)
         again = _met(book, followed, lost, ways, tries)
         if not again:
@@ -115,6 +136,19 @@ def _proven(
         tries |= again
     assert best is not None
     return _needed(twin, example, best, deadline)
+
+
+def _checked(
+    twin: nn.Module, example: Tensor, found: Inventory, known: tuple[Group, ...], deadline: float
+) -> Inventory:
+    """What `proven` leaves; if time is up, the error names the groups that were being cut."""
+    try:
+        return proven(twin, example, found, known=known, deadline=deadline)
+    except TimeoutError as error:
+        names = [f"'{group.name}'" for group in found.groups if group not in known]
+        more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+        cuts = f"{', '.join(names[:FEW])}{more}"
+        raise TimeoutError(f"trying to cut {cuts}; exclude layers by name (inventory.exclude), {MORE}") from error
 
 
 def _needed(twin: nn.Module, example: Tensor, inventory: Inventory, deadline: float) -> Inventory:

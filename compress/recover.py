@@ -65,6 +65,19 @@ def recalibrate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> N
     model.eval()
 
 
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever is measured inside, batch norms have the running statistics afterwards that they have now."""
+    norms = [module for module in model.modules() if isinstance(module, Norm)]
+    before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, before, strict=True):
+            for buffer, value in zip(norm.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+
+
 def fresh(model: nn.Module, seed: int) -> nn.Module:
     """`model` with all weights drawn anew, in place, as each module's `reset_parameters` does.
 

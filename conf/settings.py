@@ -23,8 +23,8 @@ DAY = 86400  # seconds
 class StudySettings:
     """How long and under which seed a study runs. `trials` counts in total, also over several runs.
 
-    Once `plateau` searched trials in a row have raised the hypervolume by less than 0.1 % the search ends, too. Then every point of the
-    front is evaluated under `repeats` further seeds, while `minutes` last.
+    Once `plateau` searched trials in a row have raised the hypervolume by less than 0.1 % the search ends, too. Then
+    every point of the front is evaluated under `repeats` further seeds, while `minutes` last.
     """
 
     name: str
@@ -45,8 +45,10 @@ class StudySettings:
                 raise ParetuneError(f"study.{name} must be {least} or more, got {getattr(self, name)}")
         if self.plateau is not None and self.plateau < 1:
             raise ParetuneError(f"study.plateau must be 1 or more, or null, got {self.plateau}")
-        if self.trial_minutes <= 0 or (self.minutes is not None and self.minutes <= 0):
-            raise ParetuneError("study.trial_minutes and study.minutes must be above 0")
+        if self.trial_minutes <= 0:
+            raise ParetuneError(f"study.trial_minutes must be above 0, got {self.trial_minutes:g}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ParetuneError(f"study.minutes must be above 0, or null, got {self.minutes:g}")
         if self.keep not in KEEP:
             raise ParetuneError(f"study.keep has no option '{self.keep}'.{near_miss(self.keep, KEEP)}")
         if not Path(self.name).parts or Path(self.name).is_absolute() or ".." in Path(self.name).parts:
@@ -55,8 +57,8 @@ class StudySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedSettings:
-    """The first trials after the controls: at most `count` plans along the front that single effects promise, which are measured on `images`
-    of `val` within about `minutes`; with `pairs` also two decisions of a block together.
+    """The first trials after the controls: at most `count` plans along the front that single effects promise, which are
+    measured on `images` of `val` within about `minutes`; with `pairs` also two decisions of a block together.
     """
 
     count: int = 24
@@ -74,8 +76,9 @@ class SeedSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RungSettings:
-    """After how many `epochs` of recovery a trial is looked at: the best 1 / `eta` of those that came so far go on, once there are
-    `minimum`, while a rung's rank correlation with the last scores is at least `correlation`. No epochs: no rungs.
+    """After how many `epochs` of recovery a trial is looked at: the best 1 / `eta` of those that came so far go on,
+    once there are `minimum`, while a rung's rank correlation with the last scores is at least `correlation`. No epochs:
+    no rungs.
     """
 
     epochs: tuple[int, ...] = (0, 1, 3)
@@ -87,11 +90,11 @@ class RungSettings:
         if list(self.epochs) != sorted(set(self.epochs)) or any(epoch < 0 for epoch in self.epochs):
             raise ParetuneError(f"rungs.epochs must rise from 0 or more, such as [0, 1, 3], got {list(self.epochs)}")
         if not 1 < self.eta < inf:
-            raise ParetuneError(f"rungs.eta must be above 1, got {self.eta:g}")
+            raise ParetuneError(f"rungs.eta must be above 1 and finite, got {self.eta:g}")
         if self.minimum < 3:
             raise ParetuneError(f"rungs.minimum must be 3 or more, got {self.minimum}")
         if not -1 <= self.correlation <= 1:
-            raise ParetuneError(f"rungs.correlation lies in [-1, 1], got {self.correlation:g}")
+            raise ParetuneError(f"rungs.correlation must lie in [-1, 1], got {self.correlation:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +189,11 @@ SECTIONS: Mapping[str, type] = {
     "study": StudySettings, "finish": FinishSettings, "rival": RivalSettings, "latency": LatencySettings,
     "inventory": InventorySettings, "seeds": SeedSettings, "rungs": RungSettings,
 }  # fmt: skip
+# How none of it is written where null is not.
+NONE = {
+    "seeds": "seeds.count=0", "seeds.count": "seeds.count=0", "rungs": "rungs.epochs=[]",
+    "rungs.epochs": "rungs.epochs=[]", "finish": "finish.epochs=0", "study.repeats": "study.repeats=0",
+}  # fmt: skip
 
 
 def parse_settings(plain: Mapping[str, Any]) -> Settings:
@@ -233,7 +241,7 @@ def _typed(key: str, hint: Any, value: Any) -> Any:
         hint = next(option for option in get_args(hint) if option is not type(None))
     origin = getattr(hint, "__origin__", hint)
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_typed(key, get_args(hint)[0], item) for item in value)
+        return tuple(_typed(f"each of {key}", get_args(hint)[0], item) for item in value)
     if origin is dict and isinstance(value, Mapping):
         inner = get_args(hint)[1]
         return {str(k): v if inner is Any else _typed(f"{key}.{k}", inner, v) for k, v in value.items()}
@@ -244,4 +252,15 @@ def _typed(key: str, hint: Any, value: Any) -> Any:
     if origin is bool and isinstance(value, bool):
         return value
     names = {tuple: "a list", float: "a number", int: "a whole number", str: "a word", bool: "true or false"}
-    raise ParetuneError(f"{key} must be {names.get(origin, 'a table of keys')}, got {value!r}")
+    wanted = names.get(origin, "a table of keys")
+    raise ParetuneError(f"{key} must be {wanted}, got {value!r}{_instead(key, hint, value)}")
+
+
+def _instead(key: str, hint: Any, value: Any) -> str:
+    """What would work in place of `value`: the end of a message, empty where its beginning says enough."""
+    if key in NONE and (not value or value == "none"):
+        return f"; for none write {NONE[key]}"
+    if hint in SECTIONS.values():
+        return f"; set its keys: {', '.join(f'{key}.{field.name}' for field in dataclasses.fields(hint))}"
+    item = get_args(hint)[0] if getattr(hint, "__origin__", hint) is tuple else None
+    return f"; write {key}=[{value}]" if item in (int, str) and type(value) is item else ""

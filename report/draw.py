@@ -11,21 +11,33 @@ from paretune.report.hover import markup
 from paretune.report.layers import HeatInfo
 from paretune.report.progress import ProgressInfo
 from paretune.report.stages import StagesInfo
-from paretune.report.style import BLUE, FADING, GREEN, GREY, INK, LINES, ORANGE, PALE, PURPLE, RED
+from paretune.report.style import BLUE, FADING, GREEN, GREY, INK, LINES, ORANGE, PALE, PURPLE, RED, SKY
 from paretune.report.text import duration, human
 
 # The palette is Okabe and Ito's (https://jfly.uni-koeln.de/color/); roles differ in shape as well as in colour.
 MARKS = {
     "over budget": {"symbol": "x-thin", "size": 6, "line": {"color": GREY, "width": 1.2}},
     "dominated": {"symbol": "circle", "size": 6, "color": GREY, "opacity": 0.7},
+    "seed": {"symbol": "square", "size": 7, "color": SKY, "opacity": 0.75},
     "control": {"symbol": "diamond", "size": 10, "color": ORANGE, "line": {"color": "white", "width": 1}},
     "on the front": {"symbol": "circle", "size": 9, "color": BLUE, "line": {"color": "white", "width": 1}},
+    # The seed's square in the front's blue.
+    "front seed": {"symbol": "square", "size": 9, "color": SKY, "line": {"color": BLUE, "width": 2}},
     "finish": {"symbol": "triangle-up", "size": 12, "color": PURPLE, "line": {"color": "white", "width": 1}},
     "dense": {"symbol": "star", "size": 15, "color": INK, "line": {"color": "white", "width": 1}},
+    "mean of seeds": {"symbol": "line-ew", "size": 9, "line": {"color": INK, "width": 2}},
     "knee": {"symbol": "circle-open", "size": 19, "color": RED, "line": {"width": 2.5}},
     "confirmed on test": {"symbol": "square-open", "size": 10, "color": GREEN, "line": {"width": 2}},
 }
-STAGES = (BLUE, ORANGE, GREEN, PURPLE, RED, "#56B4E9", "#F0E442", GREY)
+STAGES = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, "#F0E442", GREY)
+# On the curve of hypervolume: what a trial was.
+ON_CURVE = {
+    "control": MARKS["control"],
+    "seed": {"symbol": "square", "size": 8, "color": SKY, "line": {"color": "white", "width": 1}},
+    "search": {"symbol": "circle", "size": 6, "color": BLUE},
+    "finish": MARKS["finish"],
+    "stopped": {"symbol": "line-ns", "size": 7, "line": {"color": RED, "width": 1.2}},
+}
 LABELLED = {"mode": "markers+text", "cliponaxis": False, "textfont": {"size": 11, "color": "#555"}}
 
 
@@ -37,19 +49,21 @@ def front_figure(info: FrontInfo) -> go.Figure:
     return figure
 
 
-def progress_figure(info: ProgressInfo) -> go.Figure:
-    """Hypervolume over trials, controls as diamonds, finishes as triangles."""
-    line = go.Scatter(x=info.trials, y=info.hypervolume, mode="lines", line={"shape": "hv", "color": BLUE, "width": 2},
-                      name="hypervolume", hovertemplate="after trial %{x}: %{y:.4f}<extra></extra>")  # fmt: skip
-    figure = go.Figure([line, _on_curve("control", info.controls)])
-    if info.finishes:
-        figure.add_trace(_on_curve("finish", info.finishes))
-    figure.update_layout(layout(height=320))
-    figure.update_xaxes(title="trial", rangemode="tozero", **LINES)
+def progress_figure(info: ProgressInfo, *, over_time: bool) -> go.Figure:
+    """Hypervolume over trials or over time, the kinds of trials told apart on the curve, stopped ones as ticks."""
+    across = info.times if over_time else info.trials
+    line = go.Scatter(x=across, y=info.hypervolume, mode="lines", line={"shape": "hv", "color": GREY, "width": 2},
+                      name="hypervolume", hoverinfo="skip")  # fmt: skip
+    marks = [
+        go.Scatter(x=[mark.time if over_time else mark.trial for mark in found], y=[mark.height for mark in found],
+                   mode="markers", marker=ON_CURVE[role], name=role, hoverinfo="text",
+                   hovertext=[markup([mark.text]) for mark in found])
+        for role, found in info.marks.items()
+    ]  # fmt: skip
+    figure = go.Figure([*_baselines(info, across), line, *marks])
+    figure.update_layout(layout(height=350))
+    figure.update_xaxes(title=info.unit if over_time else "trial", rangemode="tozero", **LINES)
     figure.update_yaxes(title="hypervolume", title_standoff=12, range=info.range, **LINES)
-    figure.add_hline(info.baseline, line={"color": ORANGE, "width": 1.2, "dash": "dash"},
-                     annotation_text=f"controls alone: {info.baseline:.4f}", annotation_position="bottom right",
-                     annotation_font={"size": 11, "color": "#555"})  # fmt: skip
     return figure
 
 
@@ -87,25 +101,34 @@ def choices_figure(info: ChoicesInfo) -> go.Figure:
 
 
 def stages_figure(info: StagesInfo) -> go.Figure:
-    """One bar: the median trial, stage by stage."""
+    """The median trial, stage by stage: a bar for those that finished, and one for those that a rung stopped."""
+    rows = [("stopped", dict(info.stopped_stages)), ("finished", dict(info.stages))]
+    rows = [(name, stages) for name, stages in rows if stages]
+    names = list(dict.fromkeys(stage for _, stages in reversed(rows) for stage in stages))
     bars = [
-        go.Bar(x=[seconds], y=["median trial"], orientation="h", name=name, marker={"color": colour},
-               text=[duration(seconds)], textposition="inside", insidetextanchor="middle", textangle=0,
-               hovertemplate=f"{markup([name])}: {duration(seconds)}<extra></extra>")
-        for (name, seconds), colour in zip(info.stages, STAGES * len(info.stages), strict=False)
+        go.Bar(x=[stages.get(name, 0.0) for _, stages in rows], y=[kind for kind, _ in rows], orientation="h",
+               name=name, marker={"color": colour}, text=[duration(stages.get(name, 0.0)) for _, stages in rows],
+               textposition="inside", insidetextanchor="middle", textangle=0,
+               hovertemplate=f"{markup([name])}: %{{text}}<extra></extra>")
+        for name, colour in zip(names, STAGES * len(names), strict=False)
     ]  # fmt: skip
     figure = go.Figure(bars)
-    figure.update_layout(layout(height=200), barmode="stack", uniformtext={"minsize": 10, "mode": "hide"})
+    figure.update_layout(
+        layout(height=140 + 60 * len(rows)), barmode="stack", uniformtext={"minsize": 10, "mode": "hide"}
+    )
     figure.update_xaxes(title="seconds", **LINES)
-    figure.update_yaxes(visible=False)
+    figure.update_yaxes(visible=len(rows) > 1, automargin=True)
     return figure
 
 
-def _on_curve(role: str, marks: Sequence[tuple[int, float, str]]) -> go.Scatter:
-    numbers, values, labels = zip(*marks, strict=True) if marks else ((), (), ())
-    return go.Scatter(x=numbers, y=values, mode="markers", marker=MARKS[role], name=role,
-                      text=[markup([text]) for text in labels],
-                      hovertemplate="%{text}: %{y:.4f}<extra></extra>")  # fmt: skip
+def _baselines(info: ProgressInfo, across: Sequence[float]) -> list[go.Scatter]:
+    """Dashed lines from end to end, told by the legend: beside them their names would cover the curve."""
+    ends = (0, across[-1]) if across else (0, 1)
+    return [
+        go.Scatter(x=ends, y=(base.height, base.height), mode="lines", name=f"{base.name}: {base.height:.4f}",
+                   line={"color": colour, "width": 1.4, "dash": "dash"}, hoverinfo="skip")
+        for base, colour in zip(info.baselines, (ORANGE, SKY), strict=False)
+    ]  # fmt: skip
 
 
 def _steps(info: FrontInfo) -> go.Scatter:

@@ -19,10 +19,10 @@ class Failure:
 
 
 def failures(findings: Findings) -> tuple[Failure, ...]:
-    """Failed and over-budget trials by reason, the most frequent first."""
+    """Failed and over-budget trials by reason, the most frequent first. One that a rung stopped is neither."""
     shared: dict[tuple[str, str], list[Trial]] = {}
     for trial in findings.trials:
-        if trial.status != "done" and trial.same_as is None:
+        if trial.status in ("failed", "over_budget") and trial.same_as is None:
             shared.setdefault((trial.status, _shape(trial.reason)), []).append(trial)
     rows = [
         Failure(status=status.replace("_", " "), reason=trials[0].reason or "no reason was recorded",

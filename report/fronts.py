@@ -9,6 +9,7 @@ import numpy as np
 from paretune.findings import Confirmation, Findings, Objective, Trial
 from paretune.pareto import nondominated
 from paretune.report.axis import Axis, axis
+from paretune.report.confirmed import found_text
 from paretune.report.hover import hover
 from paretune.report.picks import ask, dense_pick
 from paretune.report.text import count, label, spread
@@ -51,7 +52,7 @@ def front_info(findings: Findings, *, x: int = 1, y: int = 0) -> FrontInfo:
     across, up = findings.objectives[x], findings.objectives[y]
     groups = _groups(findings)
     every = [series(findings, role, trials, across, up) for role, trials in groups.items()]
-    every.append(_confirmed(findings, across, up))
+    every += [_means(findings, across, up), _confirmed(findings, across, up)]
     shown = tuple(one for one in every if one.x)
     budgets = [findings.budget.get(objective.name) for objective in (across, up)]
     xs, ys = ([v for one in shown for v in getattr(one, side)] for side in "xy")
@@ -66,20 +67,29 @@ def front_info(findings: Findings, *, x: int = 1, y: int = 0) -> FrontInfo:
 
 
 def _groups(findings: Findings) -> dict[str, Sequence[Trial]]:
-    """Trials by role, in drawing order; a copy of an earlier trial would only hide its twin."""
+    """Trials by role, in drawing order; a copy of an earlier trial would only hide its twin.
+
+    Stopped trials have no last score and no place here; re-evaluations are told by the mean of the point they repeat.
+    """
     fresh = [trial for trial in findings.trials if trial.same_as is None]
     front = {trial.number for trial in findings.front}
     dense, knee = dense_pick(findings).trial, ask(findings, "knee", "knee").trial
-    searched = [trial for trial in fresh if trial.kind == "search"]
+    searched, seeds = ([trial for trial in fresh if trial.kind == kind] for kind in ("search", "seed"))
     return {
-        "over budget": [trial for trial in searched if not trial.feasible],
-        "dominated": [t for t in searched if t.status == "done" and t.feasible and t.number not in front],
+        "over budget": [t for t in (*seeds, *searched) if not t.feasible and t.status != "stopped"],
+        "dominated": [trial for trial in searched if _beaten(trial, front)],
+        "seed": [trial for trial in seeds if _beaten(trial, front)],
         "control": [trial for trial in fresh if trial.kind == "control" and trial is not dense],
         "on the front": [trial for trial in searched if trial.number in front],
+        "front seed": [trial for trial in seeds if trial.number in front],
         "finish": [trial for trial in fresh if trial.kind == "finish"],
         "dense": [dense] if dense else [],
         "knee": [knee] if knee else [],
     }
+
+
+def _beaten(trial: Trial, front: set[int]) -> bool:
+    return trial.status == "done" and trial.feasible and trial.number not in front
 
 
 def series(findings: Findings, role: str, trials: Sequence[Trial], across: Objective, up: Objective) -> Series:
@@ -100,6 +110,15 @@ def _below(series: Series, x: Axis, y: Axis) -> tuple[bool, ...]:
     return tuple(any(abs(a - c) < 0.14 and 0 < d - b < 0.09 for c, d in at) for a, b in at)
 
 
+def _means(findings: Findings, across: Objective, up: Objective) -> Series:
+    """The mean quality of every front member that was evaluated under several seeds, at its costs."""
+    several = [trial for trial in findings.front if len(findings.scores(trial)) > 1]
+    if up is not findings.objectives[0]:
+        several = []
+    settled = series(findings, "mean of seeds", [findings.settled(trial) for trial in several], across, up)
+    return replace(settled, hover=tuple(hover(findings, trial) for trial in several))
+
+
 def _confirmed(findings: Findings, across: Objective, up: Objective) -> Series:
     """The mean test quality of every confirmed point, at the costs of its trial."""
     values = {trial.number: trial.values for trial in findings.trials}
@@ -110,13 +129,15 @@ def _confirmed(findings: Findings, across: Objective, up: Objective) -> Series:
         role="confirmed on test",
         x=tuple(values[row.trial][across.name] for row in rows),
         y=tuple(float(np.mean(row.confirmed)) for row in rows),
-        hover=tuple(_confirmed_hover(row, up.unit) for row in rows),
+        hover=tuple(_confirmed_hover(findings, row) for row in rows),
     )
 
 
-def _confirmed_hover(row: Confirmation, unit: str) -> tuple[str, ...]:
+def _confirmed_hover(findings: Findings, row: Confirmation) -> tuple[str, ...]:
+    unit = findings.objectives[0].unit
     how = "kept weights" if row.recover == "kept" else f"full recovery, {count(len(row.confirmed), 'seed')}"
-    val = f"found {spread((row.found,), unit)}, replayed {spread(row.validated, unit)}"
+    known = found_text(findings, row) or spread((row.found,), unit)
+    val = f"found {known}, replayed {spread(row.validated, unit)}"
     return (f"trial {row.trial}, {how}", f"val: {val}", f"test: {spread(row.confirmed, unit)}")
 
 

@@ -8,23 +8,32 @@ from paretune.findings import Findings, Trial
 from paretune.inventory import Inventory
 from paretune.plan import FLOAT, Plan
 from paretune.report.masked import masked
-from paretune.report.text import human, label
+from paretune.report.text import human, label, scored
 
 WIDTH, LINES = 64, 14
-KINDS = {"search": "searched", "control": "control"}
+KINDS = {"search": "searched", "control": "control", "seed": "seed", "finish": "finish", "repeat": "re-evaluation"}
 
 
 def hover(findings: Findings, trial: Trial) -> tuple[str, ...]:
     """Lines of plain text: trial, objective values, plan. At most `LINES` + 1 of them."""
-    kind = f"finish: {trial.label}" if trial.kind == "finish" else trial.label or KINDS[trial.kind]
-    lines = [f"trial {trial.number} ({kind})"]
+    lines = [f"trial {trial.number} ({kind_text(trial)})"]
+    quality = findings.names[0]
     for objective in findings.objectives:
         if objective.name in trial.values:
             lines.append(f"{label(objective.name)}: {human(trial.values[objective.name], objective.unit)}")
+        if objective.name == quality and len(findings.scores(trial) if quality in trial.values else ()) > 1:
+            lines.append(f"with further seeds: {scored(findings, trial)}")
     if trial.plan is not None:
         lines += plan_lines(findings.inventory, trial.plan)
     more = len(lines) - LINES
     return tuple(lines if more <= 0 else [*lines[:LINES], f"… {more} more lines"])
+
+
+def kind_text(trial: Trial) -> str:
+    """What kind of trial it is; a control goes by its name."""
+    if trial.kind == "control":
+        return trial.label or KINDS["control"]
+    return f"{KINDS[trial.kind]}: {trial.label}" if trial.label else KINDS[trial.kind]
 
 
 def plan_lines(inventory: Inventory, plan: Plan) -> list[str]:

@@ -8,6 +8,7 @@ from plotly.offline import get_plotlyjs
 from paretune.files import write_text
 from paretune.findings import Findings
 from paretune.report import origin, rules, sections, verdict
+from paretune.report.draw_effects import effects
 from paretune.report.draw_hardware import hardware
 from paretune.report.draw_stored import stored
 from paretune.report.markup import paragraph
@@ -16,8 +17,8 @@ from paretune.report.style import CSS
 from paretune.report.text import counted
 
 SECTIONS = (
-    sections.summary, sections.fronts, sections.beside, sections.progress, rules.curves, rules.alike,
-    sections.layers, stored, hardware, rules.decided, sections.choices, sections.failed, sections.time,
+    sections.summary, sections.fronts, sections.beside, sections.progress, rules.rungs, effects, rules.curves,
+    rules.alike, sections.layers, stored, hardware, rules.decided, sections.choices, sections.failed, sections.time,
     origin.commands, origin.provenance,
 )  # fmt: skip
 

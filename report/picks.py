@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from paretune.choose import choose
+from paretune.choose import choose, settled_front
 from paretune.costs.table import COSTS
 from paretune.errors import ParetuneError
 from paretune.findings import Findings, Trial
@@ -40,12 +40,15 @@ def dense_pick(findings: Findings) -> Pick:
 
 
 def picks(findings: Findings) -> tuple[Pick, ...]:
-    """The points of the summary table: dense, knee, best under budget, best quality, lightest near the dense one."""
+    """The points of the summary table: dense, knee, best under budget, best quality, lightest near the dense one.
+
+    Where a point was evaluated under several seeds, the mean decides.
+    """
     rows = [dense_pick(findings), ask(findings, "knee", "knee")]
     if findings.budget:
         limits = " and ".join(limit_text(findings, name, limit) for name, limit in findings.budget.items())
         rows.append(ask(findings, f"best under {limits}", "budget"))
-    best = next((trial for trial in findings.front if trial.label != "dense"), None)
+    best = next((trial for trial in settled_front(findings) if trial.label != "dense"), None)
     rows.append(Pick(name="best quality", trial=best, note=f"no compressed model has {finished(findings)}"))
     quality, cost = findings.objectives[:2]
     if quality.unit == "share":

@@ -8,12 +8,13 @@ from paretune.files import write_text
 from paretune.findings import Findings
 from paretune.report.axis import ticks
 from paretune.report.fronts import FrontInfo, Series, front_info
-from paretune.report.style import BLUE, FONT, GREY, INK, ORANGE, PURPLE, RED
+from paretune.report.style import BLUE, FONT, GREY, INK, ORANGE, PURPLE, RED, SKY
 from paretune.report.text import tick
 
-WIDTH, HEIGHT = 760, 440
-LEFT, RIGHT, TOP, BOTTOM = 70, 24, 62, 58
+WIDTH, HEIGHT = 760, 454
+LEFT, RIGHT, TOP, BOTTOM = 70, 24, 76, 58
 MUTED = "#5a6270"
+LETTER = 6.4  # the width of one, about
 
 
 def front_svg(findings: Findings, path: Path) -> Path:
@@ -86,6 +87,9 @@ def _mark(role: str, x: float, y: float) -> str:
     return {
         "over budget": f'<path d="M-3-3L3 3M-3 3L3-3" stroke="{GREY}" {at}/>',
         "dominated": f'<circle r="3" fill="{GREY}" opacity=".75" {at}/>',
+        "seed": f'<path d="M-3-3H3V3H-3Z" fill="{SKY}" opacity=".8" {at}/>',
+        "front seed": f'<path d="M-4-4H4V4H-4Z" fill="{SKY}" stroke="{BLUE}" stroke-width="1.8" {at}/>',
+        "mean of seeds": f'<path d="M-5 0H5" stroke="{INK}" stroke-width="1.8" {at}/>',
         "control": f'<path d="M0-6L6 0L0 6L-6 0Z" fill="{ORANGE}" stroke="#fff" {at}/>',
         "on the front": f'<circle r="4.5" fill="{BLUE}" stroke="#fff" {at}/>',
         "finish": f'<path d="M0-6.5L6 4.5H-6Z" fill="{PURPLE}" stroke="#fff" {at}/>',
@@ -96,13 +100,21 @@ def _mark(role: str, x: float, y: float) -> str:
 
 
 def _legend(roles: Sequence[str]) -> list[str]:
-    parts, x = [], LEFT + 8.0
-    letters = 6.4 * sum(map(len, roles))
-    gap = min(40.0, (WIDTH - RIGHT - x - letters) / max(1, len(roles)))  # all kinds at once need a tighter row
-    for role in roles:
-        parts += [_mark(role, x, 45), _text(x + 13, 49, role, colour=MUTED)]
-        x += gap + 6.4 * len(role)
+    """One row of all roles, or two where they would not fit."""
+    room, parts = WIDTH - RIGHT - LEFT - 8, []
+    half = len(roles) if sum(map(_width, roles)) <= room else -(-len(roles) // 2)
+    for y, row in ((45, roles[:half]), (62, roles[half:])):
+        x = LEFT + 8.0
+        gap = min(18.0, (room - sum(map(_width, row))) / max(1, len(row)))
+        for role in row:
+            parts += [_mark(role, x, y), _text(x + 13, y + 4, role, colour=MUTED)]
+            x += _width(role) + gap
     return parts
+
+
+def _width(role: str) -> float:
+    """What an entry of the legend takes: mark, letters, a little air."""
+    return 13 + LETTER * len(role) + 9
 
 
 def _text(

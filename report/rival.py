@@ -11,12 +11,14 @@ from paretune.report.hypervolume import covered_by
 from paretune.report.text import count, finished, human, label, spread
 
 THIS = "the search"
+SEARCHED = ("seed", "search")
 CLOSE = 0.01  # costs no further from their median than this share count as equal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two searches, told by its searched trials alone: controls are not what is compared.
+    """One of the two searches, told by its seeds and searched trials alone: controls are not what is compared, while
+    seeds are part of how a search finds its points.
 
     `searched` are the finished ones within the budget, `asked` counts all and `evaluated` those that were trained and
     scored. `best` has the best quality and `finish` is the best of those trained further.
@@ -124,9 +126,9 @@ def _side(name: str, findings: Findings) -> Side:
     known = [trial for trial in done if all(one in trial.values for one in findings.names)]
     # A searched trial that repeats a control counts, for the search came upon that point; one that repeats another
     # searched trial does not.
-    first = {_origin(trial): trial for trial in reversed(known) if trial.kind == "search"}
+    first = {_origin(trial): trial for trial in reversed(known) if trial.kind in SEARCHED}
     searched = sorted(first.values(), key=lambda trial: trial.number)
-    asked = [trial for trial in findings.trials if trial.kind == "search"]
+    asked = [trial for trial in findings.trials if trial.kind in SEARCHED]
     alone = replace(findings, trials=tuple(replace(trial, same_as=None) for trial in searched))
     return Side(
         name=name, findings=findings, searched=tuple(searched), asked=len(asked),

@@ -7,7 +7,8 @@ from paretune.findings import Findings, Trial
 from paretune.report.curves import CurvesInfo, curves_info
 from paretune.report.draw_curves import curves_figure
 from paretune.report.markup import Cell, chart, heading, paragraph, section, table, words
-from paretune.report.text import count, human, label
+from paretune.report.rungs import rungs_info
+from paretune.report.text import count, human, label, scored
 
 ROWS = 6  # of small charts; more of them scroll in a box
 NOTES = 8  # of one trial; the rest is in front.csv
@@ -50,6 +51,27 @@ def decided(findings: Findings) -> str:
     return section("What rules decided", *parts) if any(parts) else ""
 
 
+def rungs(findings: Findings) -> str:
+    """What each rung came to and what stopping saved; nothing without rungs."""
+    info = rungs_info(findings)
+    if not info.rows:
+        return ""
+    header = [words("after"), Cell(text="reached"), Cell(text="judged"), Cell(text="stopped"),
+              Cell(text="rank correlation with the last score"), words("state")]  # fmt: skip
+    rows = [
+        [words(row.after), Cell(text=str(row.reached)), Cell(text=str(row.judged)), Cell(text=str(row.stopped)),
+         Cell(text=row.correlation, aside=row.compared), words(row.state)]
+        for row in info.rows
+    ]  # fmt: skip
+    note = (
+        "At a rung a trial goes on if it is among the better ones that came so far; controls and seeds always do. A "
+        "rung judges only while its scores put trials into about the same order as their last ones; that is seen in "
+        "those that went on whatever it said."
+    )
+    said = [paragraph(text) for text in (info.saved, *info.off)]
+    return section("Rungs", paragraph(note, "quiet"), table(header, rows), *said)
+
+
 def _joint(findings: Findings) -> str:
     """That the plans of some front members came out of a training, not out of a choice."""
     found = [trial for trial in findings.front if trial.plan and trial.plan.joint]
@@ -73,7 +95,7 @@ def _told(findings: Findings, told: Sequence[Trial]) -> str:
     quality = findings.objectives[0]
     header = [Cell(text="trial"), Cell(text=label(quality.name)), words("decided")]
     rows = [
-        [Cell(text=str(trial.number)), Cell(text=human(trial.values[quality.name], quality.unit)),
+        [Cell(text=str(trial.number)), Cell(text=scored(findings, trial)),
          words(_notes(trial), long=True)]
         for trial in told
     ]  # fmt: skip

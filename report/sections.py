@@ -1,6 +1,6 @@
 """The sections of the page that show what was found, each from findings to HTML."""
 
-from paretune.findings import Findings
+from paretune.findings import Findings, Objective, Trial
 from paretune.report import draw
 from paretune.report import rival as rivals
 from paretune.report.beside import beside_info
@@ -13,8 +13,8 @@ from paretune.report.layers import HeatInfo, activations_info, bits_info, kept_i
 from paretune.report.markup import Cell, chart, heading, paragraph, section, table, words
 from paretune.report.picks import Pick, dense_pick, limit_text, picks
 from paretune.report.progress import progress_info
-from paretune.report.stages import stages_info
-from paretune.report.text import change, count, duration, finished, human, label
+from paretune.report.stages import measured_seconds, stages_info
+from paretune.report.text import change, count, duration, finished, human, label, spread
 
 HEATS = (kept_info, bits_info, activations_info, weights_info, stored_bits_info)
 
@@ -35,6 +35,7 @@ def fronts(findings: Findings) -> str:
         "Lower left is better. Hover over a point for its plan, drag to zoom in, double-click to zoom out, "
         "click on the legend to hide a kind of point."
     )
+    note += _undrawn(findings)
     charts = [
         heading(info.title) + chart(draw.front_figure(info), f"front-{number}", min_width=340)
         for number, info in enumerate(front_infos(findings))
@@ -48,7 +49,9 @@ def beside(findings: Findings) -> str:
     found = rivals.contest(findings)
     if found is None:
         return ""
-    note = "Searched trials alone, without controls and finishes; both under the same objectives and reference"
+    seeds = any(trial.kind == "seed" for side in (found.this, found.rival) for trial in side.findings.trials)
+    note = "Seeds count as searched: they are how a search begins. " if seeds else ""
+    note += "Searched trials alone, without controls and finishes; both under the same objectives and reference"
     limits = " and ".join(limit_text(findings, name, limit) for name, limit in findings.budget.items())
     note += f", and both within {limits}." if limits else "."
     note += " In the chart a triangle is a finish, and faint points are dominated."
@@ -63,18 +66,29 @@ def beside(findings: Findings) -> str:
 
 
 def progress(findings: Findings) -> str:
-    """Hypervolume over trials."""
+    """Hypervolume over trials and over time."""
     if not findings.candidates:
         return ""
+    info = progress_info(findings)
     note = (
         "The share that the front covers of the box between a perfect model (no error, no cost) and the reference "
         "(worst quality, the dense model's costs)."
     )
-    return section(
-        "Hypervolume over trials",
-        paragraph(note, "quiet"),
-        chart(draw.progress_figure(progress_info(findings)), "hypervolume"),
-    )
+    if "stopped" in info.marks:
+        note += " A red tick is a trial that was stopped early."
+    if any(trial.kind == "repeat" for trial in findings.trials):
+        note += " Re-evaluations add no points, so the curve is flat where they ran."
+    charts = [
+        heading(title) + chart(draw.progress_figure(info, over_time=over_time), name)
+        for title, name, over_time in (
+            ("Over trials", "hypervolume", False), ("Over time", "hypervolume-time", True),
+        )
+    ]  # fmt: skip
+    clock = "The seconds of every stage of every trial, added up one after the other; not the clock on the wall."
+    if info.measured > 0:
+        clock += f" Measuring what the study needed first took {duration(info.measured)} and counts"
+        clock += " before the first seed." if "seed" in info.marks else " from the start."
+    return section("Hypervolume", paragraph(note, "quiet"), *charts, paragraph(clock, "quiet"))
 
 
 def layers(findings: Findings) -> str:
@@ -108,8 +122,8 @@ def failed(findings: Findings) -> str:
     rows = failures(findings)
     title = "Failed and over budget" if findings.budget else "Failed"
     if not rows:
-        stopped = ", and none was stopped for its budget" if findings.budget else ""
-        return section(title, paragraph(f"None: no trial failed{stopped}."))
+        over = ", and none was over the budget" if findings.budget else ""
+        return section(title, paragraph(f"None: no trial failed{over}."))
     header = [words("status"), words("reason (of the first)"), Cell(text="trials"), Cell(text="first")]
     body = [
         [words(row.status), words(row.reason, long=True), Cell(text=str(row.count)),
@@ -123,25 +137,49 @@ def time(findings: Findings) -> str:
     """Where the time went."""
     info = stages_info(findings)
     total = f"{duration(info.total_seconds)} in {count(len(findings.trials), 'trial')}, all stages added up."
+    before = measured_seconds(findings)
+    total += f" What was measured for them took another {duration(before)}." if before > 0 else ""
     if not info.stages:
         return section("Where the time went", paragraph(total))
-    note = f"{total} The bar is the median of {count(info.trials, 'finished trial')}, stage by stage."
-    if any(trial.kind == "finish" for trial in findings.trials):
-        note += " Finishes, which train longer, are not in it."
+    note = f"{total} The bar is the median of {count(info.trials, 'finished trial')}, stage by stage"
+    note += f"; the other that of {count(info.stopped, 'stopped trial')}." if info.stopped else "."
+    apart = {"finish": "Finishes, which train longer,", "repeat": "Re-evaluations"}
+    kinds = {trial.kind for trial in findings.trials}
+    note += "".join(f" {who} are not in it." for kind, who in apart.items() if kind in kinds)
     return section("Where the time went", paragraph(note), chart(draw.stages_figure(info), "stages"))
 
 
 def _summary_row(findings: Findings, pick: Pick) -> list[Cell]:
-    trial, dense = pick.trial, dense_pick(findings).trial
+    trial = pick.trial
     if trial is None:
         return [words(pick.name), words(pick.note, long=True, span=len(findings.objectives) + 1)]
-    cells = []
-    for objective in findings.objectives:
-        value = trial.values[objective.name]
-        apart = "" if dense in (None, trial) else change(dense.values[objective.name], value, objective.unit)
-        cells.append(Cell(text=human(value, objective.unit), aside=apart))
+    cells = [_value_cell(findings, trial, objective) for objective in findings.objectives]
     further = trial.label if trial.kind == "finish" else ""
     return [words(pick.name), *cells, Cell(text=str(trial.number), aside=further)]
+
+
+def _value_cell(findings: Findings, trial: Trial, objective: Objective) -> Cell:
+    """A value, the mean over seeds where there are several; under it what became of the dense model's."""
+    dense, asides = dense_pick(findings).trial, []
+    if dense not in (None, trial):
+        before, after = (findings.settled(one).values[objective.name] for one in (dense, trial))
+        asides.append(change(before, after, objective.unit))
+    scores = findings.scores(trial) if objective is findings.objectives[0] else (trial.values[objective.name],)
+    asides += [f"mean of {len(scores)} seeds"] if len(scores) > 1 else []
+    text = spread(scores, objective.unit) if len(scores) > 1 else human(scores[0], objective.unit)
+    return Cell(text=text, aside=", ".join(asides))
+
+
+def _undrawn(findings: Findings) -> str:
+    """What the charts leave out or show beside the points; "" in a study without seeds, rungs and re-evaluations."""
+    said = []
+    if any(trial.kind == "seed" for trial in findings.front):
+        said.append("A square with a dark edge is a seed on the front.")
+    if any(trial.status == "stopped" for trial in findings.trials):
+        said.append("Trials stopped early have no last score and are not drawn.")
+    if any(len(findings.scores(trial)) > 1 for trial in findings.front):
+        said.append("A dash is the mean of a point over several seeds; knee and other picks go by it.")
+    return "".join(f" {one}" for one in said)
 
 
 def _side_row(findings: Findings, side: rivals.Side) -> list[Cell]:

@@ -1,7 +1,7 @@
 """Colours, type and the page's style sheet."""
 
-INK, GREY, BLUE, ORANGE, GREEN, RED, PURPLE = (
-    "#1f2328", "#a3a9b3", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7",
+INK, GREY, BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
+    "#1f2328", "#a3a9b3", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
 )  # fmt: skip
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 LINES: dict[str, object] = {
@@ -15,6 +15,9 @@ LINES: dict[str, object] = {
 }
 # Light is little, dark is much; light enough at the dark end for black numbers to be read beside white ones.
 PALE = [[0.0, "#f7fbff"], [0.35, "#c6dbef"], [0.7, "#6baed6"], [1.0, "#2171b5"]]
+
+# Harm, from none to much.
+HARM = [[0.0, "#fffaf3"], [0.35, "#fde0b2"], [0.7, "#f9a65a"], [1.0, "#d55e00"]]
 
 # What is good is dark, what is bad fades.
 FADING = [[0.0, "#08306b"], [0.4, "#0072B2"], [0.75, "#9fc5e8"], [1.0, "#dde1e6"]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,8 @@ from paretune.report.hypervolume import hypervolumes
 from paretune.report.masked import masked
 from paretune.report.stages import stage_names, total_seconds
 
-FIRST = ("trial", "kind", "label", "status", "reason", "notes", "same_as", "feasible", "on_front")
-WHOLE = ("same_as", "weight_bits", "activation_bits")
+FIRST = ("trial", "kind", "label", "status", "reason", "notes", "same_as", "of", "feasible", "on_front")
+WHOLE = ("same_as", "of", "seeds", "weight_bits", "activation_bits")
 
 
 def trials_table(findings: Findings) -> pd.DataFrame:
@@ -34,13 +35,16 @@ def front_table(findings: Findings) -> pd.DataFrame:
 
     `kept:<group>` is the share of channels that stay, `weight_bits:<layer>` and `activation_bits:<layer>`
     the stored bits (32 is float). Where layers are masked, `pattern:<layer>` and `weights_kept:<layer>` say how.
+    `<quality>_mean` and `<quality>_std` (sample standard deviation, empty under one seed) are over `seeds` seeds.
     """
     inventory = findings.inventory
-    names = [f"kept:{group.name}" for group in inventory.groups]
+    names = [f"{findings.names[0]}_mean", f"{findings.names[0]}_std", "seeds"]
+    names += [f"kept:{group.name}" for group in inventory.groups]
     names += [f"{kind}_bits:{layer.name}" for kind in ("weight", "activation") for layer in inventory.weighted]
     masks = [name for trial in findings.front for name in masked(inventory, trial.plan)]
     names += [f"{kind}:{name}" for kind in ("pattern", "weights_kept") for name in dict.fromkeys(masks)]
-    return _frame(findings, findings.front, [_plan_cells(inventory, t.plan) for t in findings.front], names)
+    extra = [_seed_cells(findings, trial) | _plan_cells(inventory, trial.plan) for trial in findings.front]
+    return _frame(findings, findings.front, extra, names)
 
 
 def write_tables(findings: Findings, folder: Path) -> None:
@@ -68,6 +72,7 @@ def _frame(
     table = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in columns})
     numbers = [name for name in (*findings.names, *values, "hypervolume") if name in table]
     numbers += [name for name in columns if name.startswith(("score_epoch_", "seconds_", "kept:", "weights_kept:"))]
+    numbers += [name for name in names if name in (f"{findings.names[0]}_mean", f"{findings.names[0]}_std")]
     whole = [name for name in columns if name.split(":")[0] in WHOLE]
     kinds = {"trial": "int64", "feasible": "bool", "on_front": "bool"}
     return table.astype(kinds | dict.fromkeys(numbers, "float64") | dict.fromkeys(whole, "Int64"))
@@ -80,6 +85,12 @@ def _cells(trial: Trial) -> dict[str, Any]:
     seconds = {f"seconds_{stage}": value for stage, value in trial.seconds.items()}
     key = trial.plan.key if trial.plan else ""
     return found | trial.values | scores | {"plan_key": key} | seconds | {"seconds_total": total_seconds(trial)}
+
+
+def _seed_cells(findings: Findings, trial: Trial) -> dict[str, Any]:
+    scores, quality = findings.scores(trial), findings.names[0]
+    apart = stdev(scores) if len(scores) > 1 else None
+    return {f"{quality}_mean": mean(scores), f"{quality}_std": apart, "seeds": len(scores)}
 
 
 def _plan_cells(inventory: Inventory, plan: Plan | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from paretune.errors import ParetuneError
-from paretune.findings import Findings, Objective, Trial
+from paretune.findings import Findings, Trial
 
 LABELS = {
     "top1_error": "top-1 error",
@@ -23,6 +23,7 @@ LABELS = {
     "brams": "BRAMs",
 }
 LESS = {"bytes": ("smaller", "larger"), "share": ("lower", "higher")}
+ENDS = {"done": "done", "stopped": "stopped early", "over_budget": "over budget", "failed": "failed"}
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 JOULES = ("pJ", "nJ", "µJ", "mJ", "J")
 
@@ -113,14 +114,30 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """ "1 trial", "2 trials", "2 finishes" """
-    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('sh') else 's'}"
+    """ "1 trial", "2 trials", "2 finishes", "2 copies" """
+    if number == 1:
+        return f"1 {noun}"
+    return (
+        f"{number} {noun[:-1]}ies" if noun.endswith("py") else f"{number} {noun}{'es' if noun.endswith('sh') else 's'}"
+    )
 
 
-def measured(objectives: Sequence[Objective], trial: Trial) -> str:
+def measured(findings: Findings, trial: Trial) -> str:
     """A trial's objective values in one line: "top-1 error 2.2 %, size 12.4 kB"."""
-    nan = math.nan
-    return ", ".join(f"{label(o.name)} {human(trial.values.get(o.name, nan), o.unit)}" for o in objectives)
+    quality, *costs = findings.objectives
+    said = [f"{label(cost.name)} {human(trial.values.get(cost.name, math.nan), cost.unit)}" for cost in costs]
+    return ", ".join([f"{label(quality.name)} {scored(findings, trial)}", *said])
+
+
+def scored(findings: Findings, trial: Trial) -> str:
+    """A trial's quality: "9.1 %" under one seed, "9.10 ± 0.30 % (mean of 3 seeds)" under several."""
+    quality = findings.objectives[0]
+    if quality.name not in trial.values:
+        return "–"
+    scores = findings.scores(trial)
+    if len(scores) == 1:
+        return human(scores[0], quality.unit)
+    return f"{spread(scores, quality.unit)} (mean of {len(scores)} seeds)"
 
 
 def error_text(error: ParetuneError) -> str:
@@ -134,15 +151,19 @@ def finished(findings: Findings) -> str:
 
 
 def counted(findings: Findings) -> str:
-    """How the trials ended: "61 trials: 51 done, 4 over budget, 3 failed, 2 repeats, 1 finish".
+    """How the trials ended: "64 trials: 40 done, 18 stopped early, 2 over budget, 1 failed, 2 copies, 1 finish".
 
-    A finish that failed is among the failed.
+    Copies have the plan of an earlier trial, re-evaluations have it under another seed. A finish or re-evaluation that
+    failed is among the failed.
     """
     fresh = [trial for trial in findings.trials if trial.same_as is None]
-    finishes = [trial for trial in fresh if trial.kind == "finish" and trial.status == "done"]
-    parts = {status: sum(trial.status == status for trial in fresh) for status in ("done", "over_budget", "failed")}
-    parts["done"] -= len(finishes)
-    repeats = len(findings.trials) - len(fresh)
-    texts = [f"{number} {status.replace('_', ' ')}" for status, number in parts.items() if number]
-    texts += [count(number, noun) for number, noun in ((repeats, "repeat"), (len(finishes), "finish")) if number]
+    later = {
+        kind: sum(trial.kind == kind and trial.status == "done" for trial in fresh) for kind in ("repeat", "finish")
+    }
+    parts = {status: sum(trial.status == status for trial in fresh) for status in ENDS}
+    parts["done"] -= sum(later.values())
+    copies = (len(findings.trials) - len(fresh), "copy")
+    texts = [f"{number} {ENDS[status]}" for status, number in parts.items() if number]
+    nouns = (copies, (later["repeat"], "re-evaluation"), (later["finish"], "finish"))
+    texts += [count(number, noun) for number, noun in nouns if number]
     return f"{count(len(findings.trials), 'trial')}{': ' if texts else ''}{', '.join(texts)}"

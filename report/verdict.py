@@ -1,10 +1,12 @@
 """A study in a few sentences, and in the few lines a terminal gets."""
 
-from paretune.findings import Findings
+from paretune.findings import Findings, Trial
 from paretune.report.hypervolume import covered_by
 from paretune.report.picks import Pick, ask, dense_pick, limit_text
 from paretune.report.rival import beside
-from paretune.report.text import change, count, counted, finished, human, label, measured
+from paretune.report.text import change, count, counted, finished, label, measured, scored
+
+NOTHING = 1e-9  # a hypervolume that rose by less did not rise
 
 
 def found(findings: Findings) -> str:
@@ -13,7 +15,7 @@ def found(findings: Findings) -> str:
     if knee is None:
         return f"No trial has {finished(findings)} yet: there is nothing to choose from."
     if dense is None:
-        return f"The knee point (trial {knee.number}) has {measured(findings.objectives, knee)} on val."
+        return f"The knee point (trial {knee.number}) has {measured(findings, knee)} on val."
     if knee is dense:
         return "Nothing found so far is a better trade-off than the dense model."
     quality, *costs = findings.objectives
@@ -22,33 +24,58 @@ def found(findings: Findings) -> str:
         + ("" if cost.unit in ("bytes", "share") else f" {label(cost.name)}")  # "smaller" needs no noun, "fewer" does
         for cost in costs
     ]
-    before, after = (human(trial.values[quality.name], quality.unit) for trial in (dense, knee))
+    before, after = (scored(findings, trial) for trial in (dense, knee))
     return f"{' and '.join(gains)}, {label(quality.name)} {before} → {after} on val (knee point, trial {knee.number})."
 
 
 def added(findings: Findings) -> str:
-    """What the search added to the controls, also when that is nothing; and which controls only the budget excludes."""
+    """What the search added to controls and seeds, also if that is nothing; which controls only the budget excludes."""
     return f"{_raised(findings)}{_trained_further(findings)}{_excluded(findings)}"
 
 
 def _raised(findings: Findings) -> str:
-    """The hypervolume without and with the search, and how many trials stand on either side."""
-    every = [trial for trial in findings.trials if trial.kind == "control"]
-    controls = [trial for trial in findings.candidates if trial.kind == "control"]
-    searched = [trial for trial in findings.candidates if trial.kind == "search"]
+    """The hypervolume of controls, with the seeds and with the search, and how many trials stand on each side."""
+    groups = {kind: [t for t in findings.candidates if t.kind == kind] for kind in ("control", "seed", "search")}
+    controls, seeds, searched = groups["control"], groups["seed"], groups["search"]
+    heights = [covered_by(findings, some) for some in (controls, [*controls, *seeds], [*controls, *seeds, *searched])]
+    if not seeds:
+        none = any(trial.kind == "seed" for trial in findings.trials)
+        lead = f"No seed has {finished(findings)}. " if none else ""
+        return lead + _search_raised(findings, heights[1:], searched, start=_start(findings, controls, heights[0]))
+    count_seeds = count(len(seeds), "seed")
+    if heights[1] - heights[0] <= NOTHING:
+        sides = f"{count(len(controls), 'control')}, {count_seeds}"
+        lead = f"Seeds added nothing to the controls: hypervolume stays at {heights[0]:.4f} ({sides})."
+        return f"{lead} {_search_raised(findings, heights[1:], searched)}"
+    lead = f"Seeds raised hypervolume from {_start(findings, controls, heights[0])} to {heights[1]:.4f} ({count_seeds})"
+    text = _search_raised(findings, heights[1:], searched)
+    both = bool(searched) and heights[2] - heights[1] > NOTHING
+    return f"{lead}; t{text[1:]}" if both else f"{lead}. {text}"
+
+
+def _start(findings: Findings, controls: list[Trial], height: float) -> str:
+    """What the controls reach, or why that is nothing."""
+    if controls:
+        return f"{height:.4f} ({count(len(controls), 'control')})"
+    every = any(trial.kind == "control" for trial in findings.trials)
+    return f"0 ({f'no control {finished(findings)}' if every else 'there were no controls to compare with'})"
+
+
+def _search_raised(findings: Findings, heights: list[float], searched: list[Trial], start: str = "") -> str:
+    """What the search did to the hypervolume before it; `start` says that one where no seeds were there to say it."""
+    stopped = sum(t.kind == "search" and t.status == "stopped" and t.same_as is None for t in findings.trials)
     if not searched:
-        return f"No searched trial has {finished(findings)} yet."
-    before, after = covered_by(findings, controls), covered_by(findings, [*controls, *searched])
-    sides = count(len(controls), "control"), count(len(searched), "searched trial")
-    if after - before <= 1e-9:
-        return f"The search added nothing to the controls: hypervolume stays at {before:.4f} ({', '.join(sides)})."
+        early = f" ({stopped} stopped early)" if stopped else ""
+        return f"No searched trial has {finished(findings)} yet{early}."
+    before, after = heights
+    sides = count(len(searched), "searched trial") + (f", {stopped} more stopped early" if stopped else "")
+    if after - before <= NOTHING:
+        controls = count(sum(trial.kind == "control" for trial in findings.candidates), "control")
+        what, who = ("the controls", f"{controls}, {sides}") if start else ("controls and seeds", sides)
+        return f"The search added nothing to {what}: hypervolume stays at {before:.4f} ({who})."
     share = f"{sum(trial.kind == 'search' for trial in findings.front)} of the {len(findings.front)}"
-    why = f"no control {finished(findings)}" if every else "there were no controls to compare with"
-    start = f"{before:.4f} ({sides[0]})" if controls else f"0 ({why})"
-    return (
-        f"The search raised hypervolume from {start} to {after:.4f} (with {sides[1]}), "
-        f"and found {share} points on the front."
-    )
+    raised, comma = (f"hypervolume from {start}", ",") if start else ("it", "")
+    return f"The search raised {raised} to {after:.4f} (with {sides}){comma} and found {share} points on the front."
 
 
 def _trained_further(findings: Findings) -> str:
@@ -59,7 +86,7 @@ def _trained_further(findings: Findings) -> str:
     rest = [trial for trial in findings.candidates if trial.kind != "finish"]
     before, after = covered_by(findings, rest), covered_by(findings, findings.trials)
     who = f" Further training ({count(len(finishes), 'finish')})"
-    if after - before <= 1e-9:
+    if after - before <= NOTHING:
         return f"{who} did not raise it."
     share = f"{sum(trial.kind == 'finish' for trial in findings.front)} of the {len(findings.front)}"
     return f"{who} raised it to {after:.4f} and holds {share} points on the front."
@@ -103,4 +130,4 @@ def summary_lines(findings: Findings) -> list[str]:
 def _line(findings: Findings, pick: Pick) -> str:
     if pick.trial is None:
         return f"none: {pick.note}"
-    return f"{measured(findings.objectives, pick.trial)}  (trial {pick.trial.number})"
+    return f"{measured(findings, pick.trial)}  (trial {pick.trial.number})"

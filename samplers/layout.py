@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from math import exp, inf, log
 from typing import Any
@@ -17,7 +18,7 @@ from paretune.spaces.space import Space
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One parameter. Its place is the index on its grid, 0 to `levels` - 1, or in [0, 1] where there is no grid.
+    """One parameter. Its place is the index on its grid, 0 to `levels` - 1, or in [0, 1] where there is no even grid.
 
     Axes of one `block` concern the same part of the network and are inherited together; those of one `kind`
     ("ratio", "weight_bits") mean the same in different layers and may move together.
@@ -30,53 +31,74 @@ class Axis:
 
     @cached_property
     def levels(self) -> int | None:
-        """How many values there are; None if there is no end of them."""
+        """How many values there are; None on a log scale and where there is no end of them."""
         dist = self.distribution
         if isinstance(dist, CategoricalDistribution):
             return len(dist.choices)
-        if isinstance(dist, IntDistribution):
-            return (dist.high - dist.low) // dist.step + 1
-        assert isinstance(dist, FloatDistribution)
-        return None if dist.step is None else round((dist.high - dist.low) / dist.step) + 1
+        assert isinstance(dist, IntDistribution | FloatDistribution)
+        if dist.step is None or dist.log:
+            return None
+        return round((dist.high - dist.low) / dist.step) + 1
 
-    @property
+    @cached_property
     def ordered(self) -> bool:
         """False for names, whose places mean nothing."""
         return not isinstance(self.distribution, CategoricalDistribution)
 
-    @property
+    @cached_property
     def top(self) -> float:
         """The largest place; the smallest is 0."""
         return 1.0 if self.levels is None else float(self.levels - 1)
 
+    def snapped(self, place: float) -> float:
+        """The nearest place that the axis has."""
+        at = min(max(float(place), 0.0), self.top)
+        return at if self.levels is None else float(round(at))
+
     def value(self, place: float) -> Any:
         """The parameter at `place`, which is rounded and clipped to the axis."""
         dist = self.distribution
-        at = min(max(place, 0.0), self.top)
+        at = self.snapped(place)
         if isinstance(dist, CategoricalDistribution):
-            return dist.choices[round(at)]
-        if isinstance(dist, IntDistribution):
-            return dist.low + dist.step * round(at)
-        assert isinstance(dist, FloatDistribution)
-        if dist.step is not None:
-            return min(dist.high, dist.low + dist.step * round(at))
+            return dist.choices[int(at)]
+        assert isinstance(dist, IntDistribution | FloatDistribution)
+        if self.levels is not None:
+            return self._on_grid(int(at))
         if dist.log:
-            return min(max(exp(log(dist.low) + at * log(dist.high / dist.low)), dist.low), dist.high)
-        return dist.low + at * (dist.high - dist.low)
+            found = exp(log(dist.low) + at * log(dist.high / dist.low))
+        else:
+            found = dist.low + at * (dist.high - dist.low)
+        found = min(max(found, dist.low), dist.high)
+        return round(found) if isinstance(dist, IntDistribution) else found
 
     def place(self, value: Any) -> float:
-        """Where `value` lies."""
+        """Where `value` lies; on a grid, the nearest place of it."""
         dist = self.distribution
         if isinstance(dist, CategoricalDistribution):
             return float(dist.choices.index(value))
-        if isinstance(dist, IntDistribution):
+        assert isinstance(dist, IntDistribution | FloatDistribution)
+        if self.levels is not None:
+            assert dist.step is not None
             return float(round((value - dist.low) / dist.step))
-        assert isinstance(dist, FloatDistribution)
-        if dist.step is not None:
-            return float(round((value - dist.low) / dist.step))
+        if dist.low == dist.high:
+            return 0.0
         if dist.log:
             return log(value / dist.low) / log(dist.high / dist.low)
         return float((value - dist.low) / (dist.high - dist.low))
+
+    def _on_grid(self, index: int) -> int | float:
+        """The value there; counted in decimals, so that it is the same number however it was reached."""
+        dist = self.distribution
+        if isinstance(dist, IntDistribution):
+            return dist.low + index * dist.step
+        low, step = self._decimals
+        return float(low + index * step)
+
+    @cached_property
+    def _decimals(self) -> tuple[Decimal, Decimal]:
+        dist = self.distribution
+        assert isinstance(dist, FloatDistribution)
+        return Decimal(str(dist.low)), Decimal(str(dist.step))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +134,15 @@ class Layout:
         """The places of a point's parameters."""
         return np.array([axis.place(params[axis.name]) for axis in self.axes], dtype=float)
 
+    def on_grid(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The same parameters, in the order of asking and free of the rounding noise of a grid: equal points look equal."""
+        clean = {
+            axis.name: params[axis.name] if axis.levels is None else axis.value(axis.place(params[axis.name]))
+            for axis in self.axes
+            if axis.name in params
+        }
+        return clean | {name: value for name, value in params.items() if name not in clean}
+
     def params(self, row: Sequence[float] | Array) -> dict[str, Any]:
         """The parameters of a point, rounded to the grid."""
         return {axis.name: axis.value(float(place)) for axis, place in zip(self.axes, row, strict=True)}
@@ -128,12 +159,12 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 
 
 def block_of(name: str) -> str:
-    """The part of a network that a layer belongs to: the shortest part of its name that ends in a number
-    ("layer1.0" of "layer1.0.conv1"), else its parent, else itself.
+    """The part of a network that a layer belongs to: the shortest part of its name that ends in a number of its own
+    ("layer1.0" of "layer1.0.conv1", "encoder.layer_0" of "encoder.layer_0.mlp.fc"), else its parent, else itself.
     """
     parts = name.split(".")
-    ends = [place for place, part in enumerate(parts, 1) if part.isdigit() and place > 1]
-    return ".".join(parts[: ends[0]] if ends else parts[:-1] or parts)
+    ends = (place for place, part in enumerate(parts, 1) if place > 1 and part.rpartition("_")[2].isdigit())
+    return ".".join(parts[: next(ends, max(1, len(parts) - 1))])
 
 
 def _axis(question: Question) -> Axis:

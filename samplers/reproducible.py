@@ -1,23 +1,26 @@
 """Any sampler, made reproducible: an ask depends on seed, trial number and told trials only, and repeats nothing."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseGASampler, BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from paretune.errors import pick
+from paretune.pareto import Array
+from paretune.samplers.breeding import stepped
 from paretune.samplers.layout import layout_of
 from paretune.samplers.table import SAMPLERS, Setup, make_sampler
 from paretune.spaces.space import Space
 
 Params = Mapping[str, Any]
 TRIES = 8  # proposals before a known one is changed step by step
-STEPS = 2000  # of that walk
+STEPS = 2000  # of that walk; a space of no more points is gone through instead
+BY_GENERATION = (NSGAIISampler, NSGAIIISampler)  # they store who belongs to a generation, and its parents
 
 
 def ask_seed(seed: int, number: int, name: str = "") -> int:
@@ -31,7 +34,7 @@ class Reproducible(BaseSampler):
     A study that was killed goes on exactly where it would have gone: nothing depends on what this process has
     asked before. Trials whose number is in `fixed` get those parameters (controls and seeds). `known(params)` says
     that a point has been evaluated already: it is not proposed again while a few tries, and then single steps away
-    from it, find another.
+    from it, find another. It is asked with parameters as the trial will hold them.
     """
 
     def __init__(
@@ -58,46 +61,49 @@ class Reproducible(BaseSampler):
     ) -> dict[str, Any]:
         """Values of all parameters: the sampler's own, or its random ones while it has too few trials."""
         if trial.number in self._fixed:
-            # Asked all the same, so that evolutionary samplers count it into a generation as a parent.
-            self._proposed(study, trial, search_space, 0)
-            return dict(self._fixed[trial.number])
+            if isinstance(self._make(trial.number), BY_GENERATION):
+                self._proposed(study, trial, 0)  # counts the trial into a generation, so that it may be a parent
+            return self._layout.on_grid(self._fixed[trial.number])
         found: dict[str, Any] = {}
         for attempt in range(TRIES):
-            found = self._proposed(study, trial, search_space, attempt)
+            found = self._proposed(study, trial, attempt)
             if not self._known(found):
                 return found
-        return self._stepped_away(found, trial.number)
+        return self._another(found, trial.number)
 
-    def _proposed(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution], attempt: int
-    ) -> dict[str, Any]:
+    def _proposed(self, study: Study, trial: FrozenTrial, attempt: int) -> dict[str, Any]:
+        space = self._layout.distributions
         sampler = self._make(trial.number, attempt)
-        found = sampler.sample_relative(study, trial, search_space)
-        if isinstance(sampler, BaseGASampler) and not attempt:
+        found = sampler.sample_relative(study, trial, space)
+        if isinstance(sampler, BY_GENERATION) and not attempt:
             # The first trial of a generation selects and stores its parents, using up random numbers. A second
             # answer always finds them stored, so a kill between the two changes nothing.
             sampler = self._make(trial.number)
-            found = sampler.sample_relative(study, trial, search_space)
-        rest = {name: dist for name, dist in search_space.items() if name not in found}
-        return found | {name: sampler.sample_independent(study, trial, name, dist) for name, dist in rest.items()}
+            found = sampler.sample_relative(study, trial, space)
+        rest = {name: dist for name, dist in space.items() if name not in found}
+        found |= {name: sampler.sample_independent(study, trial, name, dist) for name, dist in rest.items()}
+        return self._layout.on_grid(found)
 
-    def _stepped_away(self, params: dict[str, Any], number: int) -> dict[str, Any]:
-        """The first unknown point of a random walk of single steps from a known one; it again if there is none."""
+    def _another(self, params: dict[str, Any], number: int) -> dict[str, Any]:
+        """A point that is not known: any of a small space, the first one on a random walk in a large one; `params`
+        again if there is none.
+        """
         rng = np.random.default_rng(ask_seed(self._seed, number, "walk"))
-        row = self._layout.row(params)
+        rows = self._all(rng) if self._layout.size <= STEPS else self._walk(self._layout.row(params), rng)
+        points = (self._layout.params(row) for row in rows)
+        return next((point for point in points if not self._known(point)), params)
+
+    def _all(self, rng: np.random.Generator) -> Iterator[Array]:
+        """The rows of a small space in random order."""
+        shape = tuple(int(axis.top) + 1 for axis in self._layout.axes)
+        for index in rng.permutation(int(self._layout.size)):
+            yield np.array(np.unravel_index(index, shape), dtype=float)
+
+    def _walk(self, row: Array, rng: np.random.Generator) -> Iterator[Array]:
+        """Rows each one step from the one before."""
         for _ in range(STEPS):
-            place = int(rng.integers(len(row)))
-            axis = self._layout.axes[place]
-            if axis.levels is None:
-                row[place] = rng.random()
-            elif axis.ordered:
-                row[place] = np.clip(row[place] + rng.choice((-1.0, 1.0)), 0.0, axis.top)
-            else:
-                row[place] = rng.integers(axis.levels)
-            found = self._layout.params(row)
-            if not self._known(found):
-                return found
-        return params
+            row = stepped(self._layout, row, rng, 1)
+            yield row
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -21,8 +21,8 @@ from paretune.plan import FLOAT, Plan
 from paretune.profile import profile
 from paretune.recipe import Blend, Masking, Recipe
 from paretune.records import to_plain
-from paretune.search.bench import TRACED, Bench
 from paretune.samplers.table import SAMPLERS
+from paretune.search.bench import TRACED, Bench
 from paretune.search.sense import check_sense
 from paretune.spaces.space import Space
 from paretune.tasks.task import Task
@@ -154,6 +154,8 @@ def identity_of(settings: Settings, task: Task, space: Space, hardware: Hardware
         "sampler": settings.sampler,
         "population": settings.study.population,
         "seed": settings.study.seed,
+        "seeds": to_plain(settings.seeds),
+        "rungs": to_plain(settings.rungs),
         "device": task.device.type,
         "threads": torch.get_num_threads(),
         "hardware": None if hardware is None else to_plain(hardware),

@@ -24,8 +24,9 @@ from paretune.frozen import Frozen
 from paretune.plan import Plan
 from paretune.records import to_plain
 from paretune.search.bench import Bench, lay_out
+from paretune.search.clock import Clock
 from paretune.search.devices import hardware_told, timing_in
-from paretune.search.evaluate import Clock, evaluate, quality_of
+from paretune.search.evaluate import evaluate, quality_of
 from paretune.search.folder import kept_folder, read_json, write_json
 from paretune.search.precision import known_choice
 from paretune.search.read import read_findings, write_report

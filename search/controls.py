@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from paretune.plan import FLOAT
 from paretune.spaces.leaf import Fixed, Scalar
@@ -20,10 +21,13 @@ WISHES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Control:
-    """A trial that is not searched for; `params` is None for the dense model, which lies in no space."""
+    """A trial that is not searched for: a control, or a seed; `params` is None for the dense model, which lies in no
+    space.
+    """
 
     label: str
     params: Mapping[str, Scalar] | None
+    kind: Literal["control", "seed"] = "control"
 
 
 @dataclass(frozen=True)

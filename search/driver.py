@@ -3,48 +3,40 @@
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import cached_property
+from typing import Any
 
-import numpy as np
 import optuna
 
 from paretune.compress.planning import Planned, foreseen
 from paretune.conf.settings import Settings
 from paretune.costs.table import CODED, COSTS, MASKED
 from paretune.errors import ImpossiblePlan, ParetuneError, first_line
-from paretune.export.pack import packed_with_layout
 from paretune.findings import Trial
 from paretune.outcome import Outcome
-from paretune.pareto import Array, nondominated
 from paretune.plan import DENSE, FLOAT, Plan
+from paretune.search.after import finish_of, is_after, repeat_of
 from paretune.search.bench import Bench
+from paretune.search.clock import Clock
 from paretune.search.controls import Control
-from paretune.search.evaluate import CANNOT, Clock, Trained, evaluate
-from paretune.search.folder import drop_kept, kept_folder, write_json
+from paretune.search.evaluate import CANNOT, Trained, evaluate
+from paretune.search.gate import Gate
+from paretune.search.keeping import Keeping
+from paretune.search.known import Known
 from paretune.search.planner import Planner
+from paretune.search.rungs import Rungs
 from paretune.search.store import Entry, read_trial, rows_of, tell, unfinished
 from paretune.spaces.space import Space
 
 HOPELESS = 10  # trials that fail one after another, with none finished, before the study gives up
+PLATEAU = 1e-3  # a hypervolume that grew by no more than this share has not grown
 
 NOTHING = Outcome(status="failed", values={}, seconds={})
 
 log = logging.getLogger("paretune")
-
-
-def finish_of(rows: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
-    """The searched trial with the best quality, the smaller costs where two are equal; None if it has been finished
-    already or there is none.
-    """
-    done = [row for row in rows if row.kind == "search" and row.status == "done" and row.feasible]
-    best = min(done, key=lambda row: (*(row.values[name] for name in objectives), row.number), default=None)
-    finished = [row.label for row in rows if row.kind == "finish"]
-    known = best is not None and any(label.startswith(f"trial {best.number} ") for label in finished)
-    return None if known else best
 
 
 def unknown_before_training(plan: Plan) -> Collection[str]:
@@ -61,54 +53,88 @@ def unknown_before_training(plan: Plan) -> Collection[str]:
 
 @dataclass(kw_only=True, eq=False)
 class Driver:
-    """Everything one run of a study needs. `rows` grows by one plain row per told trial."""
+    """Everything one run of a study needs. `rows` grows by one plain row per told trial.
+
+    `starts` are the controls and seeds, in the order of trying; their parameters go into `fixed`, where the sampler
+    reads them by trial number. `curve(rows)` is the hypervolume after every row, `watch` sees the rows after every
+    trial. Nothing is asked after `end`, on the clock of time.monotonic.
+    """
 
     study: optuna.Study
     settings: Settings
     bench: Bench
     space: Space
     planner: Planner
-    controls: tuple[Control, ...]
-    folder: Path
+    starts: tuple[Control, ...]
+    fixed: dict[int, Mapping[str, Any]]
+    known: Known
+    keeping: Keeping
+    curve: Callable[[Sequence[Trial]], Sequence[float]]
     watch: Callable[[list[Trial]], None] = lambda rows: None
+    say: Callable[[str], None] = lambda text: None
+    end: float = math.inf
     rows: list[Trial] = field(default_factory=list)
 
     def run(self) -> None:
-        """Go on to `study.trials` trials in total, or until `study.minutes` are over; then finish the best one.
+        """Go on to `study.trials` trials in total, until the time is over, the hypervolume stays where it is,
+        or nothing new is left; then finish the best one, and evaluate the front under further seeds.
 
         Raises:
             ParetuneError: every trial so far has failed.
         """
         self.rows = rows_of(self.study, self.settings.limits)
-        self._tidy()
+        self.keeping.tidy(self.rows)
         self.watch(self.rows)
-        end = time.monotonic() + 60 * (self.settings.study.minutes or math.inf)
-        while self._left() and time.monotonic() < end:
-            self.rows.append(self._one())
+        while not (over := self._over()) and time.monotonic() < self.end:
+            self._add(self._one())
             self._give_up_if_hopeless()
-            self.watch(self.rows)
+        if isinstance(over, str):
+            self.say(over)
         best = finish_of(self.rows, self.settings.objectives)
-        if best is not None and self.settings.finish.epochs and not self._left():
-            self.rows.append(self._finish(best))
-            self.watch(self.rows)
+        if best is not None and self.settings.finish.epochs and over:
+            self._add(self._finish(best))
+        while over and time.monotonic() < self.end:
+            found = repeat_of(self.rows, self.settings.objectives, self.settings.study.repeats)
+            if found is None:
+                break
+            self._add(self._repeat(*found))
 
-    def _left(self) -> bool:
-        return sum(row.kind != "finish" for row in self.rows) < self.settings.study.trials
+    def _add(self, row: Trial) -> None:
+        self.rows.append(row)
+        self.known.add(row)
+        self.watch(self.rows)
+
+    def _over(self) -> bool | str:
+        """True if all trials are used up, or in words why the search ends before that; else False."""
+        study, rows = self.settings.study, [row for row in self.rows if not is_after(row)]
+        if len(rows) >= study.trials:
+            return True
+        if len(rows) >= len(self.starts) and self.known.all_of(self.rows):
+            return f"the search ends after {len(rows)} trials: every plan of the space has been tried"
+        searched = sum(row.kind == "search" for row in rows)
+        if study.plateau is not None and searched > study.plateau:
+            curve = self.curve(rows)
+            if curve[-1] - curve[-1 - study.plateau] <= PLATEAU * curve[-1]:  # equal where both are 0
+                return (
+                    f"the search ends after {len(rows)} trials: the last {study.plateau} raised the hypervolume by less "
+                    "than 0.1 %"
+                )
+        return False
 
     def _one(self) -> Trial:
         """Carry one trial from its question to its row."""
         start = time.perf_counter()
-        trial = unfinished(self.study) or self.study.ask()
-        control = self.controls[trial.number] if trial.number < len(self.controls) else None
-        dense = control is not None and control.params is None
+        place = sum(not is_after(row) for row in self.rows)
+        given = self.starts[place] if place < len(self.starts) else None
+        waiting = unfinished(self.study)
+        if given is not None and given.params is not None:
+            self.fixed[len(self.rows) if waiting is None else waiting.number] = given.params
+        trial = waiting or self.study.ask()
+        dense = given is not None and given.params is None
         entry = Entry(
-            kind="control" if control else "search",
-            label=control.label if control else "",
-            same_as=None,
-            choices={} if dense else self.space.choices(trial),
-            plan=None,
-            outcome=NOTHING,
-        )
+            kind=given.kind if given else "search", label=given.label if given else "", same_as=None,
+            choices={} if dense else self.space.choices(trial), plan=None, outcome=NOTHING,
+        )  # fmt: skip
         clock = Clock(deadline=time.monotonic() + 60 * self.settings.study.trial_minutes)
         try:
             planned = Planned(plan=DENSE) if dense else self.planner.plan(self.space.ask(trial), clock)
@@ -124,31 +150,40 @@ class Driver:
 
     def _finish(self, best: Trial) -> Trial:
         """Train the best trial's plan for longer; a row of its own kind."""
-        start, asked = time.perf_counter(), self.settings.finish
+        asked = self.settings.finish
         assert best.plan is not None
         recovery = replace(best.plan.recovery, epochs=asked.epochs, lr=asked.lr, distill=asked.distill)
-        trial = unfinished(self.study) or self.study.ask()
-        plan, study = replace(best.plan.asked, recovery=recovery), self.settings.study
-        trained = evaluate(plan, self.bench, seed=study.seed, minutes=study.trial_minutes)
         label = f"trial {best.number} after {asked.epochs} epochs"
-        entry = Entry(
-            kind="finish", label=label, same_as=None, choices={}, plan=trained.plan, outcome=trained.outcome
-        )  # fmt: skip
-        return self._tell(trial, entry, trained, start)
+        blank = Entry(kind="finish", label=label, same_as=None, choices={}, plan=None, outcome=NOTHING, of=best.number)
+        return self._again(blank, replace(best.plan.asked, recovery=recovery), self.settings.study.seed)
+
+    def _repeat(self, member: Trial, further: int) -> Trial:
+        """Evaluate a point of the front under its `further`-th other seed; a row of its own kind."""
+        assert member.plan is not None
+        seed = self.settings.study.seed + further
+        label = f"trial {member.number} with seed {seed}"
+        blank = Entry(
+            kind="repeat", label=label, same_as=None, choices={}, plan=None, outcome=NOTHING, of=member.number
+        )
+        return self._again(blank, member.plan.asked, seed)
+
+    def _again(self, blank: Entry, plan: Plan, seed: int) -> Trial:
+        start = time.perf_counter()
+        trial = unfinished(self.study) or self.study.ask()
+        trained = evaluate(plan, self.bench, seed=seed, minutes=self.settings.study.trial_minutes)
+        return self._tell(trial, replace(blank, plan=trained.plan, outcome=trained.outcome), trained, start)
 
     def _answer(self, entry: Entry, minutes: float) -> tuple[Entry, Trained | None]:
         """What the trial found: an earlier answer, an empty one if it is over budget, or a real evaluation."""
         plan = entry.plan
         assert plan is not None
-        twin = self._twin(plan)
+        twin = self.known.twin(plan)
         if twin is not None:
             outcome = Outcome(status=twin.status, values=twin.values, rungs=twin.rungs, seconds={}, reason=twin.reason)
             number = twin.number if twin.same_as is None else twin.same_as
             return replace(entry, same_as=number, outcome=outcome, plan=twin.plan), None
         try:
-            # What a joint training will find is not known at all.
-            guess = DENSE if plan.joint is not None and plan.open else foreseen(plan, self.bench.inventory)
-            costs = self.bench.costs(guess)
+            costs = self._static(plan)
         except ImpossiblePlan as problem:
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             return replace(entry, outcome=replace(NOTHING, reason=reason)), None
@@ -159,68 +194,52 @@ class Driver:
             outcome = Outcome(status="over_budget", values=costs, seconds={}, reason=", ".join(over))
             return replace(entry, outcome=outcome), None
         later = {name: limit for name, limit in limits.items() if name in unsure}
-        trained = evaluate(plan, self.bench, seed=self.settings.study.seed, minutes=minutes, limits=later)
+        trained = evaluate(
+            plan, self.bench, seed=self.settings.study.seed, minutes=minutes, limits=later,
+            gate=self._gate(entry.kind, costs),
+        )  # fmt: skip
         return replace(entry, outcome=trained.outcome, plan=trained.plan), trained
 
-    def _twin(self, plan: Plan) -> Trial | None:
-        """The trial that asked for the same, if there is one."""
-        known = (row for row in self.rows if row.plan is not None and row.kind != "finish")
-        return next((row for row in known if row.plan is not None and row.plan.asked.key == plan.key), None)
+    def _static(self, plan: Plan) -> dict[str, float]:
+        """The costs as far as they are known before training; what a joint training will find is not known at all."""
+        guess = DENSE if plan.joint is not None and plan.open else foreseen(plan, self.bench.inventory)
+        return self.bench.costs(guess)
+
+    @cached_property
+    def _priced(self) -> dict[int, tuple[float, ...]]:
+        """Static costs by trial number, as they become needed."""
+        return {}
+
+    def _gate(self, kind: str, costs: Mapping[str, float]) -> Gate:
+        """The rungs as they stand now."""
+        names = [name for name in self.settings.objectives[1:] if name in costs]
+
+        def priced(row: Trial) -> tuple[float, ...]:
+            if row.number not in self._priced:
+                assert row.plan is not None
+                found = self._static(row.plan.asked)
+                self._priced[row.number] = tuple(found[name] for name in names)
+            return self._priced[row.number]
+
+        rungs = Rungs(settings=self.settings.rungs, rows=self.rows, quality=self.settings.objectives[0], costs=priced)
+        return rungs.gate(kind, [costs[name] for name in names])
 
     def _tell(self, trial: optuna.Trial, entry: Entry, trained: Trained | None, start: float) -> Trial:
         """Keep the weights if they are worth it, then tell; the row as it can be read again."""
         for name, limit in self.settings.limits.items():
             if name in entry.outcome.values:
                 trial.set_constraint(name, entry.outcome.values[name] / limit - 1)
-        self._keep(trial.number, entry, trained)
+        if trained is not None and trained.frozen is not None and entry.kind != "repeat":
+            self.keeping.keep(trial.number, entry.outcome.values, trained.frozen, self.rows)
         if trained is not None:
             spent = sum(entry.outcome.seconds.values())
             seconds = entry.outcome.seconds | {"driver": time.perf_counter() - start - spent}
             entry = replace(entry, outcome=replace(entry.outcome, seconds=seconds))
         tell(self.study, trial, entry, self.settings.objectives)
-        row = self._row(trial.number)
-        self._tidy(row)
+        row = read_trial(self.study.get_trials(deepcopy=False)[trial.number], self.settings.limits)
+        self.keeping.tidy([*self.rows, row])
         self._log(row)
         return row
-
-    def _row(self, number: int) -> Trial:
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        return read_trial(frozen, self.settings.limits)
-
-    def _keep(self, number: int, entry: Entry, trained: Trained | None) -> None:
-        """Write the packed weights of a trial that belongs to the front (or of all), before it is told."""
-        if trained is None or trained.frozen is None or self.settings.study.keep == "none":
-            return
-        if self.settings.study.keep == "front" and not self._on_front(entry.outcome.values):
-            return
-        target = kept_folder(self.folder, number)
-        partial = target.with_name(f"{number}.part")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        blob, placed = packed_with_layout(trained.frozen)
-        (partial / "model.safetensors").write_bytes(blob)
-        write_json(partial / "layout.json", placed)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-
-    def _on_front(self, values: Mapping[str, float]) -> bool:
-        if any(values[name] > limit for name, limit in self.settings.limits.items()):
-            return False
-        rivals = [row.values for row in self.rows if row.status == "done" and row.feasible]
-        return bool(nondominated(self._points([*rivals, values]))[-1])
-
-    def _points(self, values: Sequence[Mapping[str, float]]) -> Array:
-        """The objectives of some trials, one row each."""
-        rows = [[each[name] for name in self.settings.objectives] for each in values]
-        return np.array(rows, dtype=float).reshape(len(rows), len(self.settings.objectives))
-
-    def _tidy(self, newest: Trial | None = None) -> None:
-        """Drop the weights of trials that have left the front."""
-        if self.settings.study.keep != "front":
-            return
-        rows = [row for row in [*self.rows, newest] if row and row.status == "done" and row.feasible]
-        mask = nondominated(self._points([row.values for row in rows]))
-        drop_kept(self.folder, {row.number for row, on_front in zip(rows, mask, strict=True) if on_front})
 
     def _give_up_if_hopeless(self) -> None:
         searched = [row for row in self.rows if row.label != "dense" and row.status != "over_budget"]

@@ -3,10 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,8 +18,8 @@ from paretune.compress.joint import find_jointly
 from paretune.compress.masks import attach, raw_weight
 from paretune.compress.patterns import mask_of
 from paretune.compress.quantize import calibrate, quantize
-from paretune.compress.recover import finetune, fresh, recalibrate
-from paretune.errors import ImpossiblePlan, OutOfTime, ParetuneError
+from paretune.compress.recover import Watcher, finetune, fresh, recalibrate, statistics_kept
+from paretune.errors import ImpossiblePlan, ParetuneError
 from paretune.export.graph import to_onnx
 from paretune.export.latency import measure
 from paretune.frozen import Frozen
@@ -29,43 +27,17 @@ from paretune.outcome import Outcome, Rung
 from paretune.plan import DENSE, Plan
 from paretune.recipe import LASSO, Recovery
 from paretune.search.bench import Bench, epoch_seeds
+from paretune.search.clock import Clock
+from paretune.search.gate import Gate, Stopped
 from paretune.search.gradual import FIRST_EPOCH, found_masks, with_masks
 from paretune.tasks.task import Split, score
 
-T = TypeVar("T")
+OPEN = Gate()
 
 MARGIN = 1.25  # how far a budget may be exceeded before the fine-tuning
 # What a recipe or a plan may run into; anything else is a bug. PyTorch reports a lack of memory, and a model that
 # cannot run after a cut, as RuntimeError or ValueError.
 CANNOT = (ImpossiblePlan, MemoryError, RuntimeError, ValueError)
-
-
-@dataclass
-class Clock:
-    """Seconds per stage, and the moment at which a trial has to stop."""
-
-    deadline: float = math.inf
-    stages: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time inside the block to `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
-
-    def tick(self) -> None:
-        """Raise if the time is up."""
-        if time.monotonic() > self.deadline:
-            raise OutOfTime("it outlasted study.trial_minutes and was stopped at a batch")
-
-    def watched(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches, with a look at the time before each."""
-        for batch in batches:
-            self.tick()
-            yield batch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,17 +54,18 @@ class Trained:
 
 
 def evaluate(
-    plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf, limits: Mapping[str, float] | None = None
-) -> Trained:
+    plan: Plan, bench: Bench, *, seed: int, minutes: float = math.inf, limits: Mapping[str, float] | None = None,
+    gate: Gate = OPEN,
+) -> Trained:  # fmt: skip
     """Carry out `plan` and score what the packed file would compute, on `val`.
 
     The same plan and seed give the same outcome on the same machine and thread count. A plan that cannot be
     carried out, a loss that is not finite, a lack of memory and a lack of time are outcomes, not exceptions.
     `limits` are budgets on costs that are known only once there are codes: one that is far exceeded before the
-    fine-tuning ends the trial there.
+    fine-tuning ends the trial there. `gate` looks at the trial on its way, which changes nothing if it goes on.
     """
     clock = Clock(deadline=time.monotonic() + 60 * minutes)
-    run = Run(bench=bench, seed=seed, clock=clock, plan=plan, limits=limits or {})
+    run = Run(bench=bench, seed=seed, clock=clock, plan=plan, limits=limits or {}, gate=gate)
     try:
         frozen, model = compress(run)
         with clock.stage("score"):
@@ -101,6 +74,11 @@ def evaluate(
     except OverBudget as over:
         outcome = Outcome(
             status="over_budget", values=over.costs, rungs=tuple(run.rungs), seconds=clock.stages, reason=str(over)
+        )
+        return Trained(outcome=outcome, plan=run.plan)
+    except Stopped as stop:
+        outcome = Outcome(
+            status="stopped", values=_known_costs(run), rungs=tuple(run.rungs), seconds=clock.stages, reason=str(stop)
         )
         return Trained(outcome=outcome, plan=run.plan)
     except CANNOT as problem:
@@ -147,7 +125,20 @@ class Run:
     clock: Clock
     plan: Plan
     limits: Mapping[str, float] = field(default_factory=dict)
+    gate: Gate = OPEN
     rungs: list[Rung] = field(default_factory=list)
+
+    def look(self, epochs: int, score: float) -> None:
+        """Note the score after `epochs` and ask the gate, which is not asked at a trial's end.
+
+        Raises:
+            Stopped: the gate says so.
+        """
+        on_the_way = epochs in self.gate.epochs and epochs < self.plan.recovery.epochs
+        answer = self.gate.judge(epochs, score) if on_the_way else None
+        self.rungs.append(Rung(epochs=epochs, score=score, judged=answer is not None))
+        if answer:
+            raise Stopped(answer)
 
 
 def _known_costs(run: Run) -> dict[str, float]:
@@ -172,7 +163,8 @@ def compress(run: Run) -> tuple[Frozen, nn.Module]:
     if run.plan != DENSE:
         _settle(model, run)
         with clock.stage("score"):
-            run.rungs.append(Rung(epochs=0, score=quality_of(bench, model, task.val, clock)))
+            score = quality_of(bench, model, task.val, clock)
+        run.look(0, score)
         _stop_if_over(model, run)
         _finetune(model, run)
     with clock.stage("freeze"):
@@ -265,6 +257,20 @@ def judge_of(bench: Bench, recovery: Recovery | None, clock: Clock) -> Callable[
     return judge
 
 
+def untrained(plan: Plan, bench: Bench, clock: Clock) -> nn.Module:
+    """The model cut and quantized, its batch norms and ranges measured anew, in eval mode.
+
+    Raises:
+        ImpossiblePlan: the plan cannot be carried out, or leaves something to be found in training.
+    """
+    if plan.open:
+        raise ImpossiblePlan("what training finds cannot be looked at before it")
+    run = Run(bench=bench, seed=0, clock=clock, plan=plan)
+    model = quantize(_cut(run), plan)
+    _settle(model, run)
+    return model.eval()
+
+
 def _images(run: Run) -> tuple[tuple[Tensor, Tensor], ...]:
     return run.bench.some(run.plan.recovery.images)
 
@@ -278,13 +284,32 @@ def _finetune(model: nn.Module, run: Run) -> None:
     with clock.stage("finetune"):
         finetune(
             model, recovery, loss=bench.task.loss, teacher=bench.teacher, seeds=epoch_seeds(run.seed), tick=clock.tick,
-            kept=kept, precision=bench.precision,
+            kept=kept, precision=bench.precision, watcher=_Looking(model, run),
         )  # fmt: skip
     if "bn_frozen" not in recovery.mode:  # there the statistics are meant to stay as they were while it trained
         with clock.stage("recalibrate"):
             recalibrate(model, clock.watched(_images(run)))
     with clock.stage("score"):
         run.rungs.append(Rung(epochs=recovery.epochs, score=quality_of(bench, model, bench.task.val, clock)))
+
+
+class _Looking(Watcher):
+    """Scores a model between two epochs of its fine-tune and leaves it as it was."""
+
+    def __init__(self, model: nn.Module, run: Run) -> None:
+        self._model, self._run = model, run
+
+    def on_epoch(self, epoch: int) -> None:
+        run, done = self._run, epoch + 1
+        if done not in run.gate.epochs or done >= run.plan.recovery.epochs:
+            return
+        with statistics_kept(self._model):
+            if "bn_frozen" not in run.plan.recovery.mode:
+                with run.clock.stage("recalibrate"):
+                    recalibrate(self._model, run.clock.watched(_images(run)))
+            with run.clock.stage("score"):
+                score = quality_of(run.bench, self._model, run.bench.task.val, run.clock)
+        run.look(done, score)
 
 
 def quality_of(bench: Bench, model: nn.Module, split: Split, clock: Clock) -> float:

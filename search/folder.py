@@ -15,6 +15,8 @@ from paretune.errors import ParetuneError
 from paretune.files import write_text
 from paretune.search.journal import JOURNAL
 
+EFFECTS = "effects.json"  # what single decisions cost
+
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
@@ -70,7 +72,7 @@ def kept_folder(folder: Path, number: int) -> Path:
 
 def forget(folder: Path) -> None:
     """Delete what belongs to a study that is no longer in the journal: its curves, weights and confirmations."""
-    for name in ("curves.json", "alike.json", "confirmations.json"):
+    for name in ("curves.json", "alike.json", EFFECTS, "confirmations.json"):
         (folder / name).unlink(missing_ok=True)
     drop_kept(folder, set())
 

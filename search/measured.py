@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,12 +20,16 @@ import paretune
 from paretune.compress.criteria import CRITERIA, Scores, reduced, score_model
 from paretune.compress.knee import measure
 from paretune.curve import Curve
+from paretune.effects import Effects
 from paretune.errors import first_line, pick
 from paretune.files import write_text
 from paretune.records import digest, from_plain, to_plain
 from paretune.search.bench import Bench
-from paretune.search.evaluate import Clock, judge_of
+from paretune.search.clock import Clock
+from paretune.search.evaluate import judge_of
 from paretune.tasks.weights import cache_folder
+
+T = TypeVar("T")
 
 log = logging.getLogger("paretune")
 
@@ -70,7 +74,7 @@ class Measured:
         pick(CRITERIA, criterion, "criterion")
         start = time.perf_counter()
         path = self._file(f"curves-{criterion}-{reduce}.json")
-        found = _read_curves(path)
+        found = _read(path, lambda plain: {group: from_plain(Curve, curve) for group, curve in plain.items()})
         computed = found is None
         if found is None:
             found = self._measured(criterion, reduce)
@@ -78,6 +82,20 @@ class Measured:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_text(path, json.dumps(to_plain(found)))
         self._note(f"sensitivity curves by {criterion}", time.perf_counter() - start, computed=computed)
+        return found
+
+    def effects(self, key: str, compute: Callable[[], Effects]) -> Effects:
+        """The effects of single decisions that `key` stands for, from the cache or from `compute`."""
+        start = time.perf_counter()
+        path = self._file(f"effects-{key}-{_everything()}.json")
+        found = _read(path, lambda plain: from_plain(Effects, plain))
+        computed = found is None
+        if found is None:
+            found = compute()
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, json.dumps(to_plain(found)))
+        self._note("sensitivities", time.perf_counter() - start, computed=computed)
         return found
 
     def _scored(self, criteria: Sequence[str], per_weight: bool) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -165,6 +183,13 @@ def _seen(bench: Bench) -> str:
 
 
 @cache
+def _everything() -> str:
+    """A hash of all code that a compressed model is made with."""
+    folder = Path(paretune.__file__).parent / "compress"
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[:16]
+
+
+@cache
 def _code() -> str:
     folder = Path(paretune.__file__).parent / "compress"
     blobs = (path.read_bytes() for path in sorted(folder.glob("*.py")) if path.stem in CODE)
@@ -195,16 +220,15 @@ def _load(path: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _read_curves(path: Path | None) -> dict[str, Curve] | None:
-    """The curves of a file; None if it is missing or damaged."""
+def _read(path: Path | None, parse: Callable[[Any], T]) -> T | None:
+    """What `parse` makes of a JSON file; None if it is missing or damaged."""
     if path is None:
         return None
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return {group: from_plain(Curve, curve) for group, curve in plain.items()}
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, AttributeError) as problem:  # no JSON, or other JSON
+    except (ValueError, TypeError, AttributeError, KeyError) as problem:  # no JSON, or other JSON
         _log_damage(path, problem)
         return None
 

@@ -14,7 +14,8 @@ from paretune.compress.rates import Kept
 from paretune.curve import Curve
 from paretune.recipe import Recipe
 from paretune.search.bench import Bench
-from paretune.search.evaluate import Clock, judge_of
+from paretune.search.clock import Clock
+from paretune.search.evaluate import judge_of
 from paretune.search.measured import Measured
 from paretune.spaces.space import Space
 

@@ -1,4 +1,4 @@
-"""A progress line on a terminal: trials, best hypervolume, failures, time left. Silent anywhere else."""
+"""Progress lines on a terminal: trials, best hypervolume, failures, time left. Silent anywhere else."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +22,24 @@ class Watch:
         if self._bar is not None and self._task is not None:
             failures = sum(row.status == "failed" for row in rows)
             self._bar.update(self._task, completed=len(rows), volume=volume(), failures=failures)
+
+
+@contextmanager
+def measuring() -> Iterator[Callable[[int, int], None]]:
+    """What to call with (done, total) while sensitivities are measured; draws if standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    columns = (
+        TextColumn("sensitivities"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sensitivities", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

@@ -125,7 +125,8 @@ def tell(study: optuna.Study, trial: optuna.Trial, entry: Entry, objectives: Seq
     """Store `entry` and finish the trial.
 
     Dense, finishes and repeats stay out of the sampler's sight (PRUNED: they are no points of the space), and so do
-    stopped trials, because only values of whole trials are told. Failures are FAIL, and a trial over budget is told with its exact costs and the worst quality: its constraints say it is infeasible.
+    stopped trials, because only values of whole trials are told. Failures are FAIL, and a trial over budget is told
+    with its exact costs and the worst quality: its constraints say it is infeasible.
     """
     trial.set_user_attr("entry", to_plain(entry))
     outcome = entry.outcome

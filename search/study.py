@@ -1,12 +1,15 @@
 """A study from Python: run it, resume it, read its front, export a point."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import yaml
 
@@ -16,25 +19,28 @@ from paretune.curve import Knee
 from paretune.errors import ImpossiblePlan
 from paretune.export.verify import Verdict
 from paretune.files import write_text
-from paretune.findings import Findings, Objective
+from paretune.findings import Findings, Objective, Trial
 from paretune.inventory import Inventory
 from paretune.records import to_plain
 from paretune.report.hypervolume import hypervolumes
 from paretune.report.tables import front_table
+from paretune.samplers.reproducible import Reproducible
+from paretune.search import seeding
 from paretune.search.bench import Bench, lay_out
 from paretune.search.check import check_names, check_reach, identity_of
-from paretune.search.controls import WISHES, Given, controls_of
+from paretune.search.controls import WISHES, Control, Given, controls_of
 from paretune.search.devices import hardware_in, packaged, timing_in
 from paretune.search.driver import Driver
-from paretune.search.folder import read_json, sole_writer, write_json
+from paretune.search.folder import EFFECTS, read_json, sole_writer, write_json
+from paretune.search.keeping import Keeping
+from paretune.search.known import Known
 from paretune.search.measured import Measured
 from paretune.search.planner import Planner
 from paretune.search.precision import Choice, choice_of, told_apart
-from paretune.search.progress import progress
+from paretune.search.progress import measuring, progress
 from paretune.search.provenance import command_line, one_run, provenance
 from paretune.search.read import read_findings, write_report
-from paretune.samplers.reproducible import Reproducible
-from paretune.search.store import open_study, told
+from paretune.search.store import open_study, rows_of, told
 from paretune.search.threads import threads_for
 from paretune.spaces.language import parse_space
 from paretune.spaces.space import Space
@@ -87,7 +93,9 @@ def run_study(
     space: str | Mapping[str, Any] = "layerwise",
     objectives: Sequence[str] = ("top1_error", "size_bytes", "bops"),
     budget: Mapping[str, float] | None = None,
-    sampler: str = "nsga2",
+    sampler: str = "layerwise",
+    seeds: Mapping[str, Any] | None = None,
+    rungs: Mapping[str, Any] | None = None,
     hardware: str | Path | Mapping[str, Any] = "edge_npu",
     latency: Mapping[str, Any] | None = None,
     inventory: Mapping[str, Any] | None = None,
@@ -104,8 +112,9 @@ def run_study(
     second search with as many searched trials, in `out`/rival and on the same page: {"name": its title, "space": what
     is different from `space`, table by table}. `hardware` is what cycles, energy and resources are told for: a packaged
     name ("edge_npu"), a YAML file or its contents; `latency` and `inventory` are the config's sections of these names.
+    `seeds` and `rungs` are the config's sections of these names ({"count": 0} and {"epochs": []} for none).
     `precision` is that of the fine-tunes, or "auto". `study` takes the keys of the config's study section: trials,
-    seed, minutes, trial_minutes, population, keep, full_epochs.
+    seed, minutes, trial_minutes, population, keep, full_epochs, plateau, repeats.
 
     Raises:
         ParetuneError: something in the settings cannot work; nothing has been written then.
@@ -117,6 +126,7 @@ def run_study(
         "study": {"name": folder.name, **study}, "results_dir": str(folder.parent), "precision": precision,
         "hardware": packaged("hardware", str(hardware)) if isinstance(hardware, str | Path) else dict(hardware),
         "latency": dict(latency or {}), "inventory": dict(inventory or {}),
+        "seeds": dict(seeds or {}), "rungs": dict(rungs or {}),
         "finish": dict(finish or {}), "rival": None if rival is None else dict(rival),
     }  # fmt: skip
     return carry_out(parse_settings(plain), task)
@@ -179,29 +189,65 @@ def _search(settings: Settings, bench: Bench, choice: Choice, say: Callable[[str
     """One search from its first or next trial to its report."""
     objectives = check_names(settings, bench.task, bench.hardware)
     space = parse_space(settings.space, bench.inventory)
+    end = time.monotonic() + 60 * (settings.study.minutes or math.inf)
     with sole_writer(settings.folder), _log_file(settings.folder):
         identity = identity_of(settings, bench.task, space, bench.hardware) | told_apart(settings)
         study = open_study(settings.folder, settings.study.name, settings.objectives, identity)
         _write_facts(settings, bench, objectives, identity, choice, from_trial=len(told(study)))
-        controls = controls_of(space)
-        study.sampler = Reproducible(
-            settings.sampler, seed=settings.study.seed, population=settings.study.population, space=space,
-            fixed={number: c.params for number, c in enumerate(controls) if c.params is not None},
-        )  # fmt: skip
         measured = Measured(bench=bench, seed=settings.study.seed, say=say)
         planner = Planner.ready(bench, space, measured)
+        starts = _starts(study, settings, space, planner, say)
         _write_measured(settings.folder, planner, space)
+        fixed: dict[int, Mapping[str, Any]] = {}
+        known = Known(space=space, planner=planner).add_all(rows_of(study, settings.limits))
+        study.sampler = Reproducible(
+            settings.sampler, seed=settings.study.seed, population=settings.study.population, space=space,
+            fixed=fixed, known=known.has,
+        )  # fmt: skip
+        facts = read_findings(settings.folder, study)
         driver = Driver(
-            study=study, settings=settings, bench=bench, space=space, planner=planner, controls=controls,
-            folder=settings.folder,
+            study=study, settings=settings, bench=bench, space=space, planner=planner, starts=starts, fixed=fixed,
+            known=known, end=end, keeping=Keeping(settings=settings, folder=settings.folder), say=say,
+            curve=lambda rows: _curve(facts, rows),
         )  # fmt: skip
         try:
             with progress(settings.study.trials) as watch:
-                facts = read_findings(settings.folder, study)
-                driver.watch = lambda rows: watch.show(rows, lambda: _volume(facts, rows))
+                driver.watch = lambda rows: watch.show(rows, lambda: (driver.curve(rows) or (0.0,))[-1])
                 driver.run()
         finally:
             write_report(settings.folder, study)
+
+
+def _curve(facts: Findings, rows: Sequence[Trial]) -> tuple[float, ...]:
+    """The hypervolume after every row. What is measured of the dense model, as its latency, is known from its row on."""
+    dense = next((row.values for row in rows if row.label == "dense"), {})
+    return hypervolumes(replace(facts, trials=tuple(rows), reference={**dense, **facts.reference}))
+
+
+def _starts(
+    study: optuna.Study, settings: Settings, space: Space, planner: Planner, say: Callable[[str], None]
+) -> tuple[Control, ...]:
+    """The controls and the seeds: those the study began with, or, once it gets that far, new ones."""
+    controls = controls_of(space)
+    found = seeding.stored(study)
+    if found is None and settings.study.trials > len(controls):
+        # Of a study with a time limit, measuring takes a quarter at most.
+        minutes = min(settings.seeds.minutes, (settings.study.minutes or math.inf) / 4)
+        asked = replace(settings, seeds=replace(settings.seeds, minutes=minutes))
+        with measuring() as tell:
+            found = seeding.make_seeds(asked, space, planner, controls, say=say, tell=tell)
+        if found.note:
+            say(found.note)
+        if found.effects is not None:
+            write_json(settings.folder / EFFECTS, to_plain(found.effects))
+        seeding.keep(study, found)
+    seeds = found.params if found else ()
+    if len(seeds) and settings.study.trials <= len(controls) + len(seeds):
+        say(
+            f"{len(controls)} controls and {len(seeds)} seeds leave none of {settings.study.trials} trials for the "
+            f"search: study.trials={2 * (len(controls) + len(seeds))} would, or a smaller seeds.count"
+        )
+    return (*controls, *(Control(label="", params=params, kind="seed") for params in seeds))
 
 
 def _write_measured(folder: Path, planner: Planner, space: Space) -> None:
@@ -239,11 +285,6 @@ def _write_facts(
     runs = [*earlier, one_run(facts, from_trial)]
     rival = settings.rival.name if settings.rival else None
     write_json(known, {**facts, "runs": runs, "objective_units": to_plain(objectives), "rival": rival})
-
-
-def _volume(facts: Findings, rows: Sequence[Any]) -> float:
-    volumes = hypervolumes(replace(facts, trials=tuple(rows)))
-    return volumes[-1] if volumes else 0.0
 
 
 @contextmanager

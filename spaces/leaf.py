@@ -104,21 +104,21 @@ class Range:
         if self.whole:
             return chooser.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         value = chooser.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
-        return self._on_grid(value) if self.step else value
+        return self.nearest(value) if self.step else value
 
     def near(self, name: str, wish: float | None) -> dict[str, Scalar]:
         """The parameter nearest to `wish`; without one the middle, geometric on a log scale."""
         middle = (self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2
         value = min(max(middle if wish is None else wish, self.low), self.high)
-        return {name: self._on_grid(value) if self.step or self.whole else value}
+        return {name: self.nearest(value) if self.step or self.whole else value}
 
     def ends(self) -> tuple[Scalar, Scalar]:
         """The smallest and largest number that can be reached."""
         if self.step is None:
             return self.low, self.high
-        return self.low, self._on_grid(self.high)
+        return self.low, self.nearest(self.high)
 
-    def _on_grid(self, value: float) -> float:
+    def nearest(self, value: float) -> float:
         """The nearest grid number; counted in decimals, as Optuna does, because binary sums leave the range."""
         low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step or 1))
         steps = min(round((Decimal(str(value)) - low) / step), int((high - low) // step))
@@ -182,7 +182,7 @@ def _range(key: str, value: Mapping[str, Any]) -> Leaf:
     if leaf.log and leaf.step is not None:
         raise ParetuneError(f"{key}: a range has either step or log, not both")
     if leaf.step is not None:
-        leaf = replace(leaf, high=leaf._on_grid(leaf.high))  # Optuna warns about an end that is not on the grid
+        leaf = replace(leaf, high=leaf.nearest(leaf.high))  # Optuna warns about an end that is not on the grid
     return Fixed(value=leaf.low) if leaf.low == leaf.high else leaf
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 from hand_made_rows import ARRAY
+from report_fakes_search import with_effects, with_repeats, with_rungs, with_seeds, with_stopped
 
 from paretune.alike import Alike
 from paretune.costs.counts import size_bytes
@@ -248,7 +249,8 @@ def watched(inventory: Inventory) -> Inventory:
 
 def everything(findings: Findings) -> Findings:
     """`findings` with all that a study can have."""
-    full = with_rival(with_finish(with_notes(with_quantizers(with_masks(with_curves(findings))))))
+    full = with_stopped(with_seeds(with_quantizers(with_masks(with_curves(findings)))))
+    full = with_effects(with_rungs(with_repeats(with_rival(with_finish(with_notes(full))))))
     full = with_hardware(full, ARRAY)
     alike = Alike(criteria=("l1", "l2"), correlations=((1.0, 0.9), (0.9, 1.0)))
     return replace(confirmed(full, full.front[0]), alike=alike)
@@ -319,5 +321,10 @@ def hostile(findings: Findings) -> Findings:
     curves = tuple(replace(curve, group=HOSTILE, criterion=HOSTILE) for curve in findings.curves)
     knees = tuple(replace(knee, group=HOSTILE, note=HOSTILE) for knee in findings.knees)
     rival = hostile(findings.rival) if findings.rival else None
+    effects = findings.effects
+    if effects is not None:
+        hurt = (replace(one, decision=f"{HOSTILE}{one.decision}") for one in effects.effects)
+        pairs = (replace(pair, decisions=(HOSTILE, HOSTILE)) for pair in effects.pairs)
+        effects = replace(effects, effects=tuple(hurt), pairs=tuple(pairs), note=HOSTILE)
     return replace(findings, name=HOSTILE, folder=HOSTILE, trials=trials, provenance=provenance, curves=curves,
-                   knees=knees, rival=rival)  # fmt: skip
+                   knees=knees, rival=rival, effects=effects)  # fmt: skip

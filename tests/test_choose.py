@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hand_made import small_inventory
 
-from paretune.choose import choose
+from paretune.choose import choose, settled_front
 from paretune.errors import ParetuneError
 from paretune.findings import Findings, Objective, Trial
 
@@ -149,3 +149,64 @@ def test_a_goal_needs_the_dense_score() -> None:
     for trials in (TRIALS[1:], (trial(0, label="dense", status="failed"), *TRIALS[1:])):
         with pytest.raises(ParetuneError, match=r"this study has not scored it"):
             choose(found(*trials), "goal")
+
+
+def again(number: int, of: int, error: float) -> Trial:
+    """Trial `of` under another seed."""
+    return trial(number, error, kind="repeat", of=of)
+
+
+def test_what_looked_best_once_is_judged_by_its_mean() -> None:
+    lucky, steady = trial(1, 0.03, 400, 50), trial(2, 0.04, 390, 51)
+    trials = (*TRIALS[:1], lucky, steady, again(3, 1, 0.09), again(4, 2, 0.04))
+    findings = found(*trials, budget={"size_bytes": 450})
+    assert choose(found(*trials[:3], budget=findings.budget), "budget").number == 1
+    assert choose(findings, "budget") is steady
+    assert choose(findings, "goal", drop=0.02).number == 2
+    assert choose(findings, "goal", drop=0.01).number == 0  # the lucky trial has 0.06
+
+
+def test_what_is_picked_keeps_its_own_score() -> None:
+    findings = found(*TRIALS, again(8, 1, 0.05), budget={"size_bytes": 450})
+    for rule in ("knee", "budget"):
+        picked = choose(findings, rule)
+        assert picked is TRIALS[1]
+        assert picked.values["top1_error"] == 0.03
+
+
+def test_the_knee_goes_by_means() -> None:
+    # Normalised sums with the mean 0.09 of trial 1: dense 1.26, trial 1 1.67, trial 2 1.07.
+    findings = found(*TRIALS[:3], again(3, 1, 0.15))
+    assert choose(found(*TRIALS[:3]), "knee").number == 1
+    assert choose(findings, "knee").number == 2
+
+
+def test_a_member_that_another_dominates_by_the_mean_is_passed_over() -> None:
+    # Trial 1 was ahead by luck: trial 2 has the better mean at lower costs.
+    members = (trial(0, 0.02, 1000, 100), trial(1, 0.03, 400, 50), trial(2, 0.04, 300, 40))
+    findings = found(*members, again(3, 1, 0.07))
+    assert [member.number for member in findings.front] == [0, 1, 2]
+    assert [member.number for member in settled_front(findings)] == [0, 2]
+    assert settled_front(findings)[1] is members[2]
+    assert choose(findings, "budget", under={"size_bytes": 500.0}).number == 2
+
+
+def test_a_single_lucky_score_does_not_beat_a_mean() -> None:
+    # Trial 3 is dominated by trial 1 as first found, so nobody looked at it again.
+    findings = found(trial(1, 0.03, 400, 50), trial(3, 0.035, 410, 60), again(4, 1, 0.05))
+    assert choose(findings, "budget", under={"size_bytes": 500}).number == 1
+
+
+def test_a_limit_on_another_cost_finds_what_the_front_does_not_hold() -> None:
+    light = trial(2, 0.05, 500, 60, values={"top1_error": 0.05, "size_bytes": 500.0, "bops": 60.0, "macs": 1.0})
+    heavy = trial(1, 0.03, 400, 50, values={"top1_error": 0.03, "size_bytes": 400.0, "bops": 50.0, "macs": 9.0})
+    findings = found(heavy, light)
+    assert findings.front == (heavy,)
+    assert choose(findings, "budget", under={"macs": 5}) is light
+
+
+def test_a_goal_is_measured_from_the_dense_models_mean() -> None:
+    dense = trial(0, 0.02, 1000, 100, kind="control", label="dense")
+    small = trial(1, 0.045, 400, 50)
+    assert choose(found(dense, small), "goal", drop=0.01).number == 0
+    assert choose(found(dense, small, again(2, 0, 0.06)), "goal", drop=0.01).number == 1

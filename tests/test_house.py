@@ -30,7 +30,7 @@ WALLS = {
     "timm": {"tasks/timm_models.py"},
     "kneed": {"compress/knee.py"},
     "constriction": {"export/entropy.py"},
-    "sklearn": {"tasks", "samplers/surrogate.py"},
+    "sklearn": {"tasks"},
     "PIL": {"tasks"},
     "optuna": {"samplers", "search"},
     "hydra": {"search/launch.py"},

@@ -1,12 +1,12 @@
 """Rules that pick one trial of a study: the question people really ask of a front."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from paretune.errors import ParetuneError, near_miss
 from paretune.findings import Findings, Trial
-from paretune.pareto import Array, knee
+from paretune.pareto import Array, knee, nondominated
 
 RULES = ("knee", "budget", "goal", "trial=N")
 
@@ -20,9 +20,13 @@ def choose(
 ) -> Trial:
     """The trial that `rule` picks.
 
-    "knee" is the best trade-off of the front (costs compared by ratio, quality by difference), "budget" the best quality with every cost in `under` met
-    (the study's own budget if none is given), "goal" the lightest point whose quality is at most `drop`
-    (share, 0.01 is one point) worse than the dense model's, "trial=17" that trial.
+    "knee" is the best trade-off of the front (costs compared by ratio, quality by difference), "budget" the best
+    quality with every cost in `under` met (the study's own budget if none is given), "goal" the lightest point whose
+    quality is at most `drop` (share, 0.01 is one point) worse than the dense model's, "trial=17" that trial.
+
+    Qualities are means over all seeds that a trial was evaluated with, and a front member that another one dominates by
+    these means is passed over; what comes back is the trial itself, with its own first score. A mean over one seed is
+    that score, so a point that was never evaluated again may still look too good.
 
     Raises:
         ParetuneError: nothing fits; the message says what the nearest point reaches.
@@ -37,10 +41,28 @@ def choose(
         what = "no finished trial within its budget" if finished else "no finished trial"
         raise ParetuneError(f"{findings.folder} has {what} to pick from; run more trials first")
     if rule == "knee":
-        return findings.front[knee(_compared(findings))]
+        settled = settled_front(findings)
+        return settled[knee(_compared(findings, settled))]
     if rule == "budget":
         return _under(findings, under or findings.budget)
     return _goal(findings, 0.01 if drop is None else drop)
+
+
+def settled_front(findings: Findings) -> list[Trial]:
+    """The front members that no other one dominates by the means over seeds, best mean first, as they are."""
+    return _undominated(findings, findings.front)
+
+
+def _undominated(findings: Findings, trials: Sequence[Trial]) -> list[Trial]:
+    points = _means(findings, trials)
+    kept = zip(trials, points, nondominated(points), strict=True)
+    rows = sorted(((*point, trial.number), trial) for trial, point, best in kept if best)
+    return [trial for _, trial in rows]
+
+
+def _means(findings: Findings, trials: Sequence[Trial]) -> Array:
+    """Objective values, one row per trial, the quality averaged over seeds."""
+    return findings.points([findings.settled(trial) for trial in trials])
 
 
 def _check_options(rule: str, under: Mapping[str, float] | None, drop: float | None) -> None:
@@ -56,9 +78,9 @@ def _check_options(rule: str, under: Mapping[str, float] | None, drop: float | N
             raise ParetuneError(f"under: the limit of {name} must be above 0, got {limit:g}")
 
 
-def _compared(findings: Findings) -> Array:
-    """The front's points with costs on a logarithmic scale: half the bytes is worth as much anywhere."""
-    points = findings.points(findings.front)
+def _compared(findings: Findings, trials: Sequence[Trial]) -> Array:
+    """Points with costs on a logarithmic scale: half the bytes is worth as much anywhere."""
+    points = _means(findings, trials)
     return np.column_stack([points[:, :1], np.log(np.maximum(points[:, 1:], 1e-9))])
 
 
@@ -81,24 +103,33 @@ def _under(findings: Findings, limits: Mapping[str, float]) -> Trial:
     for name in limits:
         if name not in known:
             raise ParetuneError(f"no cost is called '{name}'.{near_miss(name, known)}")
-    fitting = [t for t in findings.candidates if all(t.values[name] <= limit for name, limit in limits.items())]
+    means = {trial.number: findings.settled(trial).values for trial in findings.candidates}
+    fitting = [
+        trial for trial in findings.candidates if all(means[trial.number][name] <= at for name, at in limits.items())
+    ]
     if not fitting:
-        best = {name: min(trial.values[name] for trial in findings.candidates) for name in limits}
+        best = {name: min(values[name] for values in means.values()) for name in limits}
         reached = ", ".join(f"{name} {value:g}" for name, value in best.items())
         raise ParetuneError(f"no finished trial meets {_text(limits)}; the smallest values reached are {reached}")
-    return min(fitting, key=lambda trial: tuple(findings.points([trial])[0]))
+    # Only what is on the front of those that fit was evaluated again: a dominated trial's one lucky score against a
+    # front member's mean would be no comparison.
+    mask = nondominated(findings.points(fitting))
+    return _undominated(findings, [trial for trial, kept in zip(fitting, mask, strict=True) if kept])[0]
 
 
 def _goal(findings: Findings, drop: float) -> Trial:
     quality, cost = findings.names[0], findings.names[1]
     if findings.dense is None or quality not in findings.dense.values:
         raise ParetuneError("the rule 'goal' compares with the dense model, and this study has not scored it yet")
-    limit = findings.dense.values[quality] + drop + 1e-12  # a sum of shares that is met exactly is met
-    fitting = [trial for trial in findings.front if trial.values[quality] <= limit]
+    means = {trial.number: findings.settled(trial).values[quality] for trial in findings.front}
+    # A sum of shares that is met exactly is met.
+    limit = findings.settled(findings.dense).values[quality] + drop + 1e-12
+    settled = settled_front(findings)
+    fitting = [trial for trial in settled if means[trial.number] <= limit]
     if not fitting:
-        best = findings.front[0].values[quality]
+        best = means[settled[0].number]
         raise ParetuneError(f"no point has {quality} <= {limit:.4f} (dense + {drop:g}); the best has {best:.4f}")
-    return min(fitting, key=lambda trial: (trial.values[cost], trial.values[quality]))
+    return min(fitting, key=lambda trial: (trial.values[cost], means[trial.number]))
 
 
 def _text(limits: Mapping[str, float]) -> str:

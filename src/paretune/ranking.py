@@ -25,18 +25,21 @@ def ranks(points: Array) -> NDArray[np.int64]:
 
 
 def crowding(points: Array) -> Array:
-    """The crowding distance of every row of one front (n, objectives): infinite at the ends of an objective, larger
+    """The crowding distance of every row of one front (n, objectives): infinite at both ends of an objective, larger
     where neighbours are further away (Deb et al. 2002, https://doi.org/10.1109/4235.996017).
+
+    Of rows equal in an objective the first is its end. A constant objective has no ends and tells nothing, unless all
+    are constant: then one of the rows is as good as another, and the first is infinite.
     """
-    points = np.asarray(points, dtype=float)
+    points = finite(points)
     found = np.zeros(len(points))
-    for column in points.T:
+    for column in points.T[np.ptp(points, axis=0) > 0] if len(points) else ():
         order = np.argsort(column, kind="stable")
-        span = column[order[-1]] - column[order[0]] if len(order) else 0.0
-        if span > 0:
-            found[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
-        if len(order):
-            found[order[[0, -1]]] = np.inf
+        last = order[np.searchsorted(column[order], column[order[-1]])]  # the first of the rows with the largest value
+        found[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / (column[last] - column[order[0]])
+        found[[order[0], last]] = np.inf
+    if len(found) and not found.any():
+        found[0] = np.inf
     return found
 
 
@@ -47,7 +50,7 @@ def spread(points: Array, first: int = 0) -> list[int]:
 
     As Salinas et al. 2021 order a front in MO-ASHA, https://arxiv.org/abs/2106.12639.
     """
-    points = np.asarray(points, dtype=float)
+    points = finite(points)
     if not len(points):
         return []
     span = np.ptp(points, axis=0)
@@ -69,5 +72,16 @@ def order(points: Array) -> list[int]:
     for rank in range(int(fronts.max(initial=-1)) + 1):
         rows = np.flatnonzero(fronts == rank)
         first = int(np.argmin(np.nan_to_num(points[rows, 0], nan=np.inf)))
-        found += [int(rows[place]) for place in spread(np.nan_to_num(points[rows]), first)]
+        found += [int(rows[place]) for place in spread(points[rows], first)]
     return found
+
+
+def finite(points: Array) -> Array:
+    """`points` with the infinite one range of its column beyond the finite ones; NaN counts as the worst."""
+    points = np.array(points, dtype=float)
+    for column in points.T:
+        usable = column[np.isfinite(column)]
+        low, high = (usable.min(), usable.max()) if len(usable) else (0.0, 0.0)
+        far = (high - low) or 1.0
+        np.nan_to_num(column, copy=False, nan=high + far, posinf=high + far, neginf=low - far)
+    return points

@@ -4,6 +4,7 @@ import json
 import re
 import warnings
 from collections import OrderedDict
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from compress_nets import NETS, MixedConcat, Pooled, Residual, build, chain, con
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paretune.compress import groups, proof
+from paretune.compress import channels, groups, proof
 from paretune.compress.channels import follow
 from paretune.compress.cut import cut
 from paretune.compress.groups import discover
@@ -298,9 +299,59 @@ def test_a_tracer_that_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         discover(chain(), IMAGE)
 
 
-@pytest.mark.parametrize("late", ["tracer", "proof"])
-def test_when_time_is_up_it_says_what_to_exclude(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if late == "proof":
-        monkeypatch.setattr(groups, "follow", lambda *given: follow(*given[:-1], float("inf")))
-    with pytest.raises(ParetuneError, match=r"longer than 0 s; exclude layers by name \(inventory.exclude\)"):
-        discover(chain(), IMAGE, seconds=0)
+def clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType, ticks: int) -> None:
+    """Time is up for `module` after it has looked at the clock `ticks` times."""
+    looks = iter(range(ticks))
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(monotonic=lambda: -1.0 if next(looks, None) is not None else 1e9)
+    )
+
+
+@pytest.mark.parametrize(("ticks", "name"), [(0, "0.1"), (1, "2.1"), (2, "4"), (1000, None)])
+def test_when_time_is_up_it_says_where_channels_were_followed(
+    ticks: int, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch, channels, ticks)  # looked at by what lies between the layers: here an activation each
+    if name is None:
+        assert discover(chain(), IMAGE).groups
+        return
+    said = (
+        f"finding the channel groups took longer than 60 s, last following channels through '{name}', which inventory."
+        "exclude does not shorten: allow more time (inventory.seconds) or give groups by hand (inventory.groups)"
+    )
+    with pytest.raises(ParetuneError, match=f"^{re.escape(said)}$"):
+        discover(chain(), IMAGE)
+
+
+def test_when_time_is_up_it_says_what_was_being_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, proof, 0)
+    said = "took longer than 60 s, last trying to cut '0.0', '2.0', '4'; exclude layers by name (inventory.exclude), "
+    with pytest.raises(ParetuneError, match=re.escape(said)):
+        discover(chain(), IMAGE)
+
+
+def test_at_most_five_groups_are_named_when_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, proof, 0)
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(7)), Pooled(3))
+    with pytest.raises(ParetuneError, match="last trying to cut '0', '1', '2', '3', '4' and 2 more; exclude layers"):
+        discover(net, IMAGE)
+
+
+def test_groups_that_passed_before_time_was_up_are_not_named() -> None:
+    net = chain().eval()
+    inventory = discover(net, IMAGE)
+    with pytest.raises(TimeoutError, match=r"^trying to cut '2.0', '4'; exclude layers"):
+        groups._checked(net, IMAGE, inventory, inventory.groups[:1], -1.0)
+
+
+def test_looking_for_where_time_went_leaves_no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[nn.Module] = []
+
+    def kept(model: nn.Module, *given: Any) -> Any:
+        seen.append(model)
+        return follow(model, *given)
+
+    monkeypatch.setattr(groups, "follow", kept)
+    discover(chain(), IMAGE)
+    assert len(seen) == 1
+    assert not any(module._forward_pre_hooks for module in seen[0].modules())

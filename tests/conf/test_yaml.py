@@ -114,11 +114,27 @@ def test_a_packaged_experiment_composes(name: str) -> None:
     check(composed(f"experiment={name}"))
 
 
+@pytest.mark.parametrize("name", names("experiment"))
+def test_two_searches_side_by_side_are_plain_and_one_search_is_by_default(name: str) -> None:
+    """The figures in benchmarks/presets.md were measured without seeds and rungs, by nsga2 on both sides."""
+    settings, plain = composed(f"experiment={name}"), composed()
+    for side in (settings, rival_of(settings)) if settings.rival else ():
+        assert (side.sampler, side.seeds.count, side.rungs.epochs) == ("nsga2", 0, ())
+    if settings.rival is None:
+        assert (settings.sampler, settings.seeds, settings.rungs) == (plain.sampler, plain.seeds, plain.rungs)
+
+
+def test_the_sampler_of_a_contest_can_still_be_named() -> None:
+    settings = composed("experiment=blend_net", "sampler=random", "seeds.count=3", "rungs.epochs=[1]")
+    assert (settings.sampler, settings.seeds.count, settings.rungs.epochs) == ("random", 3, (1,))
+
+
 def test_the_defaults_in_yaml_are_the_defaults_in_python() -> None:
     settings = composed()
     assert settings.study == StudySettings(name=settings.study.name)
     bare = Settings(task={}, space={}, objectives=settings.objectives, study=settings.study)
     assert (settings.sampler, settings.results_dir, settings.device) == (bare.sampler, bare.results_dir, bare.device)
+    assert (settings.seeds, settings.rungs) == (bare.seeds, bare.rungs)
     assert settings.limits == bare.limits
     assert set(settings.budget) == set(COSTS)
 

@@ -23,8 +23,12 @@ def searched(findings, params):
 
 def test_progress_marks_feasible_controls_on_the_curve():
     info = progress_info(fake_findings())
-    assert [label for _, _, label in info.controls] == ["uniform 50 % 8 bit", "uniform 50 % 4 bit"]
-    assert info.controls[-1][1] == info.hypervolume[5] == pytest.approx(info.baseline)
+    controls = info.marks["control"]
+    assert [mark.trial for mark in controls] == [4, 5]
+    assert controls[0].text == f"trial 4 (uniform 50 % 8 bit): {info.hypervolume[4]:.4f}"
+    (baseline,) = info.baselines
+    assert baseline.name == "controls alone"
+    assert controls[-1].height == info.hypervolume[5] == pytest.approx(baseline.height)
     assert info.range[0] < info.hypervolume[4]
     assert info.hypervolume[-1] < info.range[1]
 
@@ -139,6 +143,7 @@ def test_stages_are_medians_in_running_order():
         replace(t, seconds=s) for t, s in [(first, {"a": 1.0, "b": 9.0}), (second, {"a": 3.0}), (third, {"a": 8.0})]
     )
     info = stages_info(replace(findings, trials=trials))
+    assert (info.stopped, info.stopped_stages) == (0, ())
     assert (info.stages, info.trials, info.total_seconds) == ((("a", 3.0), ("b", 0.0)), 3, 21.0)
 
 
@@ -154,4 +159,7 @@ def test_figures_draw_what_was_decided(objectives):
     assert len(heat.x) == len(findings.front)
     assert len(draw.choices_figure(choices_info(findings)).data[0].dimensions) == MOST + 1
     assert len(draw.stages_figure(stages_info(findings)).data) == 5
-    assert list(draw.progress_figure(progress_info(findings)).data[0].y) == list(progress_info(findings).hypervolume)
+    info = progress_info(findings)
+    for over_time, across in ((False, info.trials), (True, info.times)):
+        (line,) = [t for t in draw.progress_figure(info, over_time=over_time).data if t.name == "hypervolume"]
+        assert (list(line.x), list(line.y)) == (list(across), list(info.hypervolume))

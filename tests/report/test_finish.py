@@ -56,11 +56,15 @@ def test_hypervolume_includes_it_in_order_and_marks_it():
     assert curve[:-1] == hypervolumes(fake_findings())
     assert curve[-1] > curve[-2]
     info = progress_info(findings)
-    assert info.finishes == ((60, curve[-1], findings.trials[-1].label),)
-    assert info.controls == progress_info(fake_findings()).controls
-    assert info.baseline == progress_info(fake_findings()).baseline
-    assert [trace.name for trace in draw.progress_figure(info).data] == ["hypervolume", "control", "finish"]
-    assert len(draw.progress_figure(progress_info(fake_findings())).data) == 2
+    (finish,) = info.marks["finish"]
+    assert (finish.trial, finish.height) == (60, curve[-1])
+    assert [mark.trial for mark in info.marks["control"]] == [
+        mark.trial for mark in progress_info(fake_findings()).marks["control"]
+    ]
+    assert info.baselines == progress_info(fake_findings()).baselines
+    names = [f"controls alone: {info.baselines[0].height:.4f}", "hypervolume", "control", "search", "finish"]
+    assert [trace.name for trace in draw.progress_figure(info, over_time=True).data] == names
+    assert len(draw.progress_figure(progress_info(fake_findings()), over_time=False).data) == 4
 
 
 def test_the_verdict_gives_the_search_no_credit_for_it():

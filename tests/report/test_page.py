@@ -19,8 +19,10 @@ from report_fakes import (
     with_quantizers,
     with_rival,
 )
+from report_fakes_search import with_repeats, with_rungs, with_seeds, with_stopped
 
 import paretune.report
+from paretune.effects import Effects
 from paretune.report.origin import commands, flat, provenance
 from paretune.report.page import SECTIONS, page, write_page
 from paretune.report.rules import NOTES, decided
@@ -69,6 +71,12 @@ CASES = {
     "rival without trials": replace(
         with_rival(fake_findings()), rival=cut(fake_findings(), lambda trial: False), budget={}
     ),
+    "all stopped": replace(
+        fake_findings(), trials=tuple(replace(t, status="stopped", values={}) for t in fake_findings().trials)
+    ),
+    "seeds only": cut(with_seeds(fake_findings()), lambda trial: trial.kind == "seed"),
+    "seeds, rungs and re-evaluations": with_rungs(with_repeats(with_stopped(with_seeds(fake_findings(2))))),
+    "no effects but the start": replace(fake_findings(), effects=Effects(loss=0.2, error=0.02, effects=(), images=8)),
     "rival of an empty study": with_rival(cut(fake_findings(), lambda trial: False)),
 }
 
@@ -121,8 +129,9 @@ def test_the_page_holds_plotly_once_and_every_chart():
     text = page(CASES["everything"])
     assert text.count(get_plotlyjs()) == 1
     assert charts(text) == [
-        "front-0", "front-1", "front-2", "beside", "hypervolume", "curves", "layers-0", "layers-1", "layers-2",
-        "layers-3", "layers-4", "hardware", "choices", "stages",
+        "front-0", "front-1", "front-2", "beside", "hypervolume", "hypervolume-time", "effects-0", "effects-1",
+        "effects-2", "curves", "layers-0", "layers-1", "layers-2", "layers-3", "layers-4", "hardware", "choices",
+        "stages",
     ]  # fmt: skip
     assert len(Outline(without_library(text)).headings) == len(SECTIONS)
 
@@ -130,10 +139,11 @@ def test_the_page_holds_plotly_once_and_every_chart():
 def test_what_a_study_does_not_have_gets_no_section():
     text = page(CASES["three objectives"])
     assert charts(text) == [
-        "front-0", "front-1", "front-2", "hypervolume", "layers-0", "layers-1", "layers-2", "choices", "stages",
+        "front-0", "front-1", "front-2", "hypervolume", "hypervolume-time", "layers-0", "layers-1", "layers-2",
+        "choices", "stages",
     ]  # fmt: skip
     gone = {"Beside best single criterion", "Sensitivity curves", "What rules decided", "How alike the criteria rank",
-            "What the hardware pays"}  # fmt: skip
+            "What the hardware pays", "Sensitivities", "Rungs"}  # fmt: skip
     whole, plain = (Outline(without_library(page(CASES[case]))).headings for case in ("everything", "three objectives"))
     assert set(whole) - set(plain) == gone
     assert set(plain) < set(whole)
@@ -172,6 +182,26 @@ def test_a_budget_is_mentioned_only_where_there_is_one(case):
     assert "within the budget" not in without_library(page(replace(CASES[case], budget={})))
 
 
+def test_front_members_are_named_by_their_mean():
+    text = summary(with_repeats(fake_findings(2), seeds=2, harm=0.003))
+    assert " ± 0.30 %<small>" in text
+    assert "points, mean of 3 seeds</small>" in text
+    assert "mean of" not in summary(fake_findings(2))
+
+
+def test_a_confirmed_point_tells_what_the_search_saw_under_its_seeds():
+    findings = with_repeats(fake_findings(2))
+    error = 100 * findings.front[0].values["top1_error"]
+    text = summary(confirmed(findings, findings.front[0]))
+    assert f">{error:.2f} %<small>{error + 0.3:.2f} ± 0.30 % (mean of 3 seeds)</small>" in text
+
+
+def test_what_the_chart_of_the_front_leaves_out_is_said():
+    said = ("A square with a dark edge is a seed", "Trials stopped early have no last score", "A dash is the mean of")
+    assert all(one in fronts(CASES["seeds, rungs and re-evaluations"]) for one in said)
+    assert not any(one in fronts(fake_findings(2)) for one in said)
+
+
 def test_no_front_means_no_chart():
     assert "plotly" not in fronts(CASES["all failed"])
 
@@ -203,7 +233,9 @@ def test_the_notes_of_a_trial_have_an_end_on_the_page():
 def test_failures_and_their_absence_are_said_plainly():
     findings = fake_findings()
     assert "size_bytes" in failed(findings)
-    assert "None: no trial failed, and none was stopped" in failed(cut(findings, lambda trial: trial.status == "done"))
+    assert "None: no trial failed, and none was over the budget" in failed(
+        cut(findings, lambda trial: trial.status == "done")
+    )
     assert "budget" not in failed(cut(CASES["no budget"], lambda trial: trial.status == "done"))
 
 

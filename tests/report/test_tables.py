@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fakes import fake_findings, with_finish, with_masks, with_notes
+from report_fakes_search import with_repeats
 
 from paretune import files
 from paretune.report.tables import front_table, trials_table, write_tables
 
-FIRST = ["trial", "kind", "label", "status", "reason", "notes", "same_as", "feasible", "on_front"]
+FIRST = ["trial", "kind", "label", "status", "reason", "notes", "same_as", "of", "feasible", "on_front"]
 
 
 def test_columns_stand_in_the_documented_order():
@@ -131,3 +132,28 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         files.write_text(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "old"
+
+
+def test_the_front_table_has_mean_and_spread_over_seeds(tmp_path):
+    findings = with_repeats(fake_findings(2), seeds=2, harm=0.003)
+    table = front_table(findings)
+    errors = [trial.values["top1_error"] for trial in findings.front]
+    assert list(table["top1_error"]) == errors
+    assert list(table["top1_error_mean"]) == pytest.approx([error + 0.003 for error in errors])
+    assert list(table["top1_error_std"]) == pytest.approx([0.003] * len(errors))
+    assert list(table["seeds"]) == [3] * len(errors)
+    write_tables(fake_findings(2), tmp_path)
+    cells = pd.read_csv(tmp_path / "front.csv", dtype=str, keep_default_na=False)
+    assert set(cells["top1_error_std"]) == {""}
+    assert set(cells["seeds"]) == {"1"}
+    assert list(cells["top1_error_mean"]) == list(cells["top1_error"])
+
+
+def test_a_re_evaluation_names_the_trial_it_goes_back_to(tmp_path):
+    findings = with_repeats(fake_findings(2))
+    write_tables(findings, tmp_path)
+    cells = pd.read_csv(tmp_path / "trials.csv", dtype=str, keep_default_na=False)
+    assert list(cells["of"][-len(findings.front) :]) == [str(trial.number) for trial in findings.front]
+    assert set(cells["of"][:60]) == {""}
+    assert not cells["on_front"][60:].eq("True").any()
+    assert "top1_error_mean" not in cells

@@ -59,7 +59,7 @@ def test_counts_add_up_to_the_trials():
 def test_a_missing_value_is_a_dash():
     findings = fake_findings(2)
     over = next(trial for trial in findings.trials if trial.status == "over_budget")
-    assert measured(findings.objectives, over).startswith("top-1 error –, size ")
+    assert measured(findings, over).startswith("top-1 error –, size ")
 
 
 def test_spread_is_the_sample_deviation():

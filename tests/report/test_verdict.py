@@ -34,7 +34,7 @@ def test_a_search_that_found_something_says_how_much():
 
 
 def test_both_sides_of_the_comparison_are_counted():
-    """Repeats, failures and what is over the budget count on neither side."""
+    """Copies, failures and what is over the budget count on neither side."""
     findings = fake_findings()
     searched = sum(
         t.kind == "search" and t.status == "done" and t.feasible and t.same_as is None for t in findings.trials

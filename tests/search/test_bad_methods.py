@@ -1,4 +1,4 @@
-"""Mistakes in what a pruning method is told: one line that names the key and what works, and nothing written."""
+"""Mistakes in what a pruning method or the search is told: one line that says what works, and nothing written."""
 
 import sys
 from functools import cache
@@ -109,6 +109,16 @@ def mixing(text):
         (["rival={name: x}"], "the config key 'rival.space' is missing"),
         (["rival={name: x, space: {criterion: tailor}}"], "no criterion is called 'tailor'. Did you mean 'taylor'?"),
         (["rival={name: x, space: {rate: {rule: unifrom}}}"], "no rate rule is called 'unifrom'. Did you mean 'unifor"),
+        # Seeds, rungs, the sampler, when to stop.
+        (["seeds=24"], "seeds must be a table of keys, got 24; set its keys: seeds.count, seeds.images"),
+        (["seeds.count=-1"], "seeds.count must be 0 or more, got -1"),
+        (["rungs=null"], "rungs must be a table of keys, got None; for none write rungs.epochs=[]"),
+        (["rungs.epoch=[1]"], "no config key is called 'rungs.epoch'. Did you mean 'rungs.epochs'?"),
+        (["rungs.epochs=[3,1]"], "rungs.epochs must rise from 0 or more, such as [0, 1, 3], got [3, 1]"),
+        (["rungs.epochs=3"], "rungs.epochs must be a list, got 3; write rungs.epochs=[3]"),
+        (["sampler=layerwize"], "no sampler is called 'layerwize'. Did you mean 'layerwise'?"),
+        (["study.plateau=0"], "study.plateau must be 1 or more, or null, got 0"),
+        (["study.repeats=-1"], "study.repeats must be 0 or more, got -1"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_nothing_is_written(call, tmp_path, words, message):

@@ -20,7 +20,8 @@ from paretune.recipe import Blend, Keep, Masking, Recipe, Recovery, Wanted
 from paretune.search import evaluate as module
 from paretune.search import gradual
 from paretune.search.bench import lay_out
-from paretune.search.evaluate import Clock, evaluate, quality_of
+from paretune.search.clock import Clock
+from paretune.search.evaluate import evaluate, quality_of
 
 LAYERS = ("conv1", "conv2", "head")
 TRAINED = ("geometric", "cubic", "flipout", "magnitude")

@@ -137,6 +137,29 @@ def test_under_other_conditions_everything_is_measured_anew(bench, calls, monkey
     assert (first.units["l2"]["conv1"] != again.units["l2"]["conv1"]).any() == (change == "weights")
 
 
+def regrouped(bench):
+    """The same bench but for one group, whose first two channels have changed places."""
+    first, *others = bench.inventory.groups
+    members = tuple(replace(one, units=(one.units[1], one.units[0], *one.units[2:])) for one in first.members)
+    groups = (replace(first, members=members), *others)
+    return replace(bench, inventory=replace(bench.inventory, groups=groups))
+
+
+def test_other_units_under_the_same_names_are_measured_anew(bench, calls):
+    """Else scores would be read for channels that they do not belong to."""
+    other = regrouped(bench)
+    assert [group.name for group in other.inventory.groups] == [group.name for group in bench.inventory.groups]
+    asked(bench)
+    before = len(calls)
+    again, _, source = asked(other)
+    assert set(source.values()) == {"computed"}
+    assert calls[before:] == calls[:before]
+    first, _, source = asked(bench)
+    assert set(source.values()) == {"cache"}
+    name = bench.inventory.groups[0].name
+    assert (first.units["l2"][name] != again.units["l2"][name]).any()
+
+
 def cut_short(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

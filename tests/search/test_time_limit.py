@@ -6,7 +6,8 @@ from tiny_task import tiny_task
 from paretune.errors import OutOfTime
 from paretune.recipe import Recovery
 from paretune.search.bench import Bench, lay_out
-from paretune.search.evaluate import Clock, _smaller
+from paretune.search.clock import Clock
+from paretune.search.evaluate import _smaller
 
 
 @pytest.fixture(scope="module")

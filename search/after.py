@@ -1,0 +1,40 @@
+"""What comes when the search is over: the best trial trained further, the front under further seeds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paretune.findings import Trial
+from paretune.pareto import nondominated
+
+AFTER = ("finish", "repeat")
+
+
+def is_after(row: Trial) -> bool:
+    """True for rows that are no trials of the search itself."""
+    return row.kind in AFTER
+
+
+def finish_of(rows: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
+    """The seed or searched trial with the best quality, the smaller costs where two are equal; None if it has been
+    finished already or there is none.
+    """
+    done = [row for row in rows if row.kind in ("seed", "search") and row.status == "done" and row.feasible]
+    best = min(done, key=lambda row: (*(row.values[name] for name in objectives), row.number), default=None)
+    known = best is not None and any(row.kind == "finish" and row.of == best.number for row in rows)
+    return None if known else best
+
+
+def repeat_of(rows: Sequence[Trial], objectives: Sequence[str], repeats: int) -> tuple[Trial, int] | None:
+    """The next point of the front to evaluate again, and under which further seed (from 1): every point under the first
+    before any under the second; None if all have had `repeats`.
+
+    The dense model is not trained, so no seed changes it.
+    """
+    done = [row for row in rows if row.status == "done" and row.feasible and row.same_as is None and not is_after(row)]
+    points = np.array([[row.values[name] for name in objectives] for row in done], dtype=float)
+    front = [row for row, on in zip(done, nondominated(points.reshape(len(done), len(objectives))), strict=True) if on]
+    counts = {row.number: sum(other.kind == "repeat" and other.of == row.number for other in rows) for row in front}
+    members = [row for row in front if row.label != "dense" and counts[row.number] < repeats]
+    chosen = min(members, key=lambda row: (counts[row.number], row.number), default=None)
+    return None if chosen is None else (chosen, counts[chosen.number] + 1)
