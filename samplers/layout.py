@@ -135,7 +135,7 @@ class Layout:
         return np.array([axis.place(params[axis.name]) for axis in self.axes], dtype=float)
 
     def on_grid(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The same parameters, in the order of asking and free of the rounding noise of a grid: equal points look equal."""
+        """The same parameters, in order and free of the rounding noise of a grid, so that equal points look equal."""
         clean = {
             axis.name: params[axis.name] if axis.levels is None else axis.value(axis.place(params[axis.name]))
             for axis in self.axes

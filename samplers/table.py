@@ -31,12 +31,8 @@ class Setup:
 Make = Callable[[Setup], BaseSampler]
 
 SAMPLERS: Mapping[str, Make] = {
-    "layerwise": lambda at: LayerwiseSampler(
-        at.layout, population_size=at.population, seed=at.seed, memo=at.memo
-    ),
-    "surrogate": lambda at: SurrogateSampler(
-        at.layout, population_size=at.population, seed=at.seed, memo=at.memo
-    ),
+    "layerwise": lambda at: LayerwiseSampler(at.layout, population_size=at.population, seed=at.seed, memo=at.memo),
+    "surrogate": lambda at: SurrogateSampler(at.layout, population_size=at.population, seed=at.seed, memo=at.memo),
     "nsga2": lambda at: NSGAIISampler(population_size=at.population, seed=at.seed),
     "nsga3": lambda at: NSGAIIISampler(population_size=at.population, seed=at.seed),
     # Multivariate: the default of several objectives takes 31 s per ask at 10,000 trials × 100 parameters.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from math import inf
 from statistics import median
 
 import numpy as np
@@ -35,6 +36,16 @@ def wanted_spots(decisions: Sequence[Decision], most: int) -> tuple[list[Spot], 
     kept = _even(len(spots), max(1, most))
     note = f"only the strongest setting of {len(kept)} of {len(spots)} decisions is measured"
     return [spots[place] for place in kept], note
+
+
+def coarse_first(decisions: Sequence[Decision], spots: Sequence[Spot]) -> list[Spot]:
+    """The spots in an order that may end anywhere: the strongest of all decisions, then those between, ever finer."""
+
+    def step(spot: Spot) -> float:
+        away = len(decisions[spot[0]].settings) - 1 - spot[1]
+        return inf if not away else away & -away  # the largest power of two that divides it
+
+    return sorted(spots, key=step, reverse=True)
 
 
 def wanted_pairs(decisions: Sequence[Decision], most: int) -> tuple[list[tuple[Spot, Spot]], str]:

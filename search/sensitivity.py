@@ -17,11 +17,12 @@ from paretune.search.bench import Bench
 from paretune.search.clock import Clock
 from paretune.search.decisions import Decision
 from paretune.search.evaluate import CANNOT, untrained
-from paretune.search.grid import Seen, Spot, filled, wanted_pairs, wanted_spots
+from paretune.search.grid import Seen, Spot, coarse_first, filled, wanted_pairs, wanted_spots
 
 CALIBRATION = 256  # images that batch norms and activation ranges are measured on
 LOOKS = 3  # at most so many times is one plan looked at to see how long that takes,
 LONG = 2.0  # no more once so many seconds are spent
+OVERRUN = 1.5  # times the minutes that were asked for, and measuring ends where it is
 
 Options = tuple[int, ...]  # one option of every decision, 0 the mildest
 PlanAt = Callable[[Options], Plan]
@@ -34,7 +35,8 @@ def measure_effects(
 ) -> Effects:  # fmt: skip
     """Loss and error on `val` for every setting of every decision, all others at their mildest.
 
-    `say` hears beforehand what it will take. If that is more than `settings.minutes`, it is done on a coarser grid.
+    `say` hears beforehand what it will take. If that is more than `settings.minutes`, it is done on a coarser grid; if
+    it then takes much longer than foreseen, it ends with what it has.
 
     Raises:
         ImpossiblePlan: the mildest plan cannot be carried out.
@@ -48,17 +50,25 @@ def measure_effects(
     total = len(spots) + len(pairs)
     why = f": {note}, because more would take longer than seeds.minutes={settings.minutes:g}" if note else ""
     say(f"measuring sensitivities: {total} settings of {len(decisions)} decisions, about {total * each:.0f} s{why}")
-    known: dict[Spot, Seen] = {}
     worst = look.silent()
-    for done, spot in enumerate(spots):
-        tell(done, total)
+    late = time.perf_counter() + OVERRUN * 60 * settings.minutes
+    known: dict[Spot, Seen] = {}
+    for spot in coarse_first(decisions, spots):
+        if known and time.perf_counter() > late:
+            break
+        tell(len(known), total)
         known[spot] = _tried(look, dict([spot]), worst)
     effects = tuple(filled(decisions, known, base))
     found: list[Pair] = []
-    for done, pair in enumerate(pairs, len(spots)):
-        tell(done, total)
+    for pair in pairs:
+        if time.perf_counter() > late:
+            break
+        tell(len(known) + len(found), total)
         found.append(_pair(decisions, effects, pair, _tried(look, dict(pair), worst)[0], base[0]))
-    tell(total, total)
+    done = len(known) + len(found)
+    tell(done, total)
+    slow = f"it took longer than foreseen and ended after {done} of {total} settings" if done < total else ""
+    note = "; ".join(text for text in (note, slow) if text)
     return Effects(loss=base[0], error=base[1], effects=effects, pairs=tuple(found), images=look.images, note=note)
 
 

@@ -1,7 +1,5 @@
 """The evolutionary sampler: who is a parent, how it learns which mutation works, what it keeps between asks."""
 
-from itertools import pairwise
-
 import numpy as np
 import optuna
 import pytest
@@ -184,8 +182,8 @@ def volumes():
 
 
 def test_it_finds_more_than_nsga2_from_scratch_at_every_budget(volumes):
-    assert (volumes["layerwise"] > 1.2 * volumes["nsga2"]).all(), volumes
+    assert (volumes["layerwise"] > 2 * volumes["nsga2"]).all(), volumes
 
 
 def test_it_goes_on_improving_after_its_first_levels(volumes):
-    assert all(later > 1.02 * earlier for earlier, later in pairwise(volumes["layerwise"])), volumes
+    assert volumes["layerwise"][-1] > 1.04 * volumes["layerwise"][0], volumes

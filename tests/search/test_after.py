@@ -78,6 +78,8 @@ def test_the_best_seed_or_searched_trial_is_finished_once() -> None:
     assert finish_of(ROWS[:2], NAMES) is None
 
 
-@pytest.mark.parametrize(("kind", "is_one"), [("control", False), ("seed", False), ("search", False), ("finish", True), ("repeat", True)])
+@pytest.mark.parametrize(
+    ("kind", "is_one"), [("control", False), ("seed", False), ("search", False), ("finish", True), ("repeat", True)]
+)
 def test_what_counts_as_a_trial_of_the_search(kind: str, is_one: bool) -> None:
     assert is_after(trial(0, 0, 0, kind=kind)) is is_one

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paretune.search.decisions import Decision
-from paretune.search.grid import filled, wanted_pairs, wanted_spots
+from paretune.search.grid import coarse_first, filled, wanted_pairs, wanted_spots
 
 
 def decision(name, count, block="a"):
@@ -55,6 +55,22 @@ def test_of_too_many_decisions_some_are_measured_all_over_the_network():
     spots, note = wanted_spots(network(*[5] * 10), 4)
     assert spots == [(0, 4), (3, 4), (6, 4), (9, 4)]
     assert note == "only the strongest setting of 4 of 10 decisions is measured"
+
+
+@given(sizes, st.integers(1, 100))
+def test_wherever_it_ends_decisions_are_known_as_finely_as_each_other(counts, most):
+    """No second setting before every decision has its strongest; no finer grid anywhere before the coarser is whole."""
+    decisions = network(*counts)
+    spots, _ = wanted_spots(decisions, most)
+    order = coarse_first(decisions, spots)
+    assert sorted(order) == sorted(spots)
+    firsts = [which for which, option in order if option == counts[which] - 1]
+    assert [which for which, _ in order[: len(firsts)]] == firsts == sorted(firsts)
+
+
+def test_the_order_of_one_decision_is_ever_finer():
+    spots, _ = wanted_spots(network(9), 8)
+    assert [option for _, option in coarse_first(network(9), spots)] == [8, 4, 2, 6, 1, 3, 5, 7]
 
 
 def effects_of(decisions, known, base=(1.0, 0.1)):

@@ -50,7 +50,9 @@ def test_the_best_share_by_fronts_goes_on() -> None:
     rows = table(AGREE)
     assert answer(rows, 0.05, 0.5) == ""  # dominates all
     assert answer(rows, 0.5, 5.0) == "after 0 epochs it was number 5 of 5, and 3 go on"  # all dominate it
-    assert answer(rows, 0.35, 1.5) == "after 0 epochs it was number 5 of 5, and 3 go on"  # on the front, but between two others
+    assert (
+        answer(rows, 0.35, 1.5) == "after 0 epochs it was number 5 of 5, and 3 go on"
+    )  # on the front, but between two others
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 9)), min_size=5, max_size=12), st.sampled_from([1.5, 2, 3]))
@@ -82,7 +84,9 @@ def test_nobody_is_stopped_before_the_minimum() -> None:
 def test_scores_that_do_not_agree_stop_nobody_and_are_not_made_again_but_at_0() -> None:
     pairs = zip([0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.3, 0.2], strict=True)
     rows = [
-        trial(n, one, last, 1.0, rungs=(Rung(epochs=0, score=one), Rung(epochs=1, score=one), Rung(epochs=5, score=last)))
+        trial(
+            n, one, last, 1.0, rungs=(Rung(epochs=0, score=one), Rung(epochs=1, score=one), Rung(epochs=5, score=last))
+        )
         for n, (one, last) in enumerate(pairs)
     ]
     rungs = rungs_of(rows)
@@ -124,7 +128,9 @@ def test_only_finished_trials_that_nobody_judged_are_compared() -> None:
 
 def test_stopped_trials_count_where_they_stopped() -> None:
     at_0 = trial(4, 0.9, 0, 9.0, status="stopped", rungs=(Rung(epochs=0, score=0.9, judged=True),))
-    at_1 = replace(at_0, number=5, rungs=(Rung(epochs=0, score=0.2, judged=True), Rung(epochs=1, score=0.9, judged=True)))
+    at_1 = replace(
+        at_0, number=5, rungs=(Rung(epochs=0, score=0.2, judged=True), Rung(epochs=1, score=0.9, judged=True))
+    )
     rungs = rungs_of([*table(AGREE), at_0, at_1])
     assert (rungs.state(0).stopped, rungs.state(0).judged, rungs.state(0).reached) == (1, 2, 6)
     assert (rungs.state(1).stopped, rungs.state(1).judged, rungs.state(1).reached) == (1, 1, 1)

@@ -86,6 +86,13 @@ def second_long(monkeypatch):
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
 
 
+@pytest.fixture
+def stalling(monkeypatch):
+    """A clock by which looks last a second while it is estimated, and a minute from then on."""
+    ticks = itertools.chain(range(8), itertools.count(60, 60))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+
+
 def losses(effects, name):
     return [effect.loss for effect in effects.effects if effect.decision == name]
 
@@ -182,6 +189,17 @@ def test_the_budget_caps_it_by_a_coarser_grid(way, second_long, seconds, said):
     mild = len(way.decisions)
     assert sum(effect.measured for effect in found.effects) == told[-1][1] + mild
     assert len(found.effects) == sum(len(decision.settings) for decision in way.decisions)
+
+
+def test_what_takes_much_longer_than_foreseen_ends_with_what_it_has(way, stalling):
+    told = []
+    found = measured(way, settings=SeedSettings(minutes=6.0, pairs=True), tell=lambda *at: told.append(at))
+    total = told[-1][1]
+    assert found.note == f"it took longer than foreseen and ended after {told[-1][0]} of {total} settings"
+    assert len(way.decisions) < told[-1][0] < 15 < total
+    assert found.pairs == ()
+    sure = {(effect.decision, effect.setting) for effect in found.effects if effect.measured}
+    assert {(decision.name, decision.settings[-1]) for decision in way.decisions} <= sure
 
 
 def test_settings_that_are_one_plan_are_looked_at_once(bench, monkeypatch):
