@@ -31,7 +31,7 @@ interval (Student's t) over runs that differ by their seed. Values are the true 
 told. All samplers run inside the product's `Reproducible`, population 16; every run starts with the product's uniform
 controls, which count as trials (dense does not, it lies in no space). "Seeds" are the product's: up to {SEEDS} plans
 that the separable Lagrangian makes from sensitivities; they count as trials, measuring the sensitivities does not. All
-budgets are read off one run; the product would give a study of 25 or 40 trials at most half as many seeds as trials.
+budgets are read off one run.
 Costs are shares of the least compressed plan's of the space, not of the float model's, in whose corner all plans lie.
 
 The made-up network (`layered_problem.py`): 30 layers, six ratios and five bit-widths each, interactions inside 15

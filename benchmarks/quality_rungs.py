@@ -94,7 +94,7 @@ def _trial(
         judges = Rungs(
             settings=settings, rows=before, quality="top1_error", costs=lambda t: [t.values[name] for name in COSTS]
         )
-        gate = judges.gate(kind, list(costs.values()))
+        gate = judges.gate(kind, list(costs.values()), EPOCHS)
         for epochs in (at for at in gate.epochs if at < EPOCHS):
             score = row[f"error_{epochs}"]
             told = gate.judge(epochs, score)

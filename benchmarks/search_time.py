@@ -159,7 +159,7 @@ def replayed(findings: Findings, settings: RungSettings, seed: int) -> tuple[flo
             return [row.values[name] for name in names]
 
         gate = Rungs(settings=settings, rows=rows, quality=findings.names[0], costs=priced).gate(
-            "search", priced(trial)
+            "search", priced(trial), trial.rungs[-1].epochs
         )
         row, seconds = _through(trial, gate)
         rows.append(row)

@@ -29,12 +29,21 @@ def repeat_of(rows: Sequence[Trial], objectives: Sequence[str], repeats: int) ->
     """The next point of the front to evaluate again, and under which further seed (from 1): every point under the first
     before any under the second; None if all have had `repeats`.
 
-    The dense model is not trained, so no seed changes it.
+    What is not trained is left out: no seed changes it.
     """
-    done = [row for row in rows if row.status == "done" and row.feasible and row.same_as is None and not is_after(row)]
+    whole = [row for row in rows if row.status == "done" and row.feasible]
+    done = [row for row in whole if row.same_as is None and row.kind != "repeat"]
     points = np.array([[row.values[name] for name in objectives] for row in done], dtype=float)
     front = [row for row, on in zip(done, nondominated(points.reshape(len(done), len(objectives))), strict=True) if on]
     counts = {row.number: sum(other.kind == "repeat" and other.of == row.number for other in rows) for row in front}
-    members = [row for row in front if row.label != "dense" and counts[row.number] < repeats]
+    members = [row for row in front if _trained(row) and counts[row.number] < repeats]
     chosen = min(members, key=lambda row: (counts[row.number], row.number), default=None)
     return None if chosen is None else (chosen, counts[chosen.number] + 1)
+
+
+def _trained(row: Trial) -> bool:
+    """Whether a seed plays any part in what the trial found."""
+    plan = row.plan
+    if plan is None:
+        return False
+    return bool(plan.recovery.epochs or plan.recovery.start == "scratch" or plan.pruning or plan.joint)

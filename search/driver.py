@@ -28,10 +28,12 @@ from paretune.search.keeping import Keeping
 from paretune.search.known import Known
 from paretune.search.planner import Planner
 from paretune.search.rungs import Rungs
+from paretune.search.seeding import STAND_INS
 from paretune.search.store import Entry, read_trial, rows_of, tell, unfinished
 from paretune.spaces.space import Space
 
 HOPELESS = 10  # trials that fail one after another, with none finished, before the study gives up
+COPIES = 3  # searched trials in a row whose plans are known, where the sampler looked for others
 PLATEAU = 1e-3  # a hypervolume that grew by no more than this share has not grown
 
 NOTHING = Outcome(status="failed", values={}, seconds={})
@@ -109,16 +111,18 @@ class Driver:
         study, rows = self.settings.study, [row for row in self.rows if not is_after(row)]
         if len(rows) >= study.trials:
             return True
-        if len(rows) >= len(self.starts) and self.known.all_of(self.rows):
+        if len(rows) >= len(self.starts) and self.known.all_of():
             return f"the search ends after {len(rows)} trials: every plan of the space has been tried"
+        last = [row.kind == "search" and row.same_as is not None for row in rows[-COPIES:]]
+        if self.known.quick and len(last) == COPIES and all(last):
+            return f"the search ends after {len(rows)} trials: no plan was found any more that has not been tried"
         searched = sum(row.kind == "search" for row in rows)
         if study.plateau is not None and searched > study.plateau:
             curve = self.curve(rows)
-            if curve[-1] - curve[-1 - study.plateau] <= PLATEAU * curve[-1]:  # equal where both are 0
-                return (
-                    f"the search ends after {len(rows)} trials: the last {study.plateau} raised the hypervolume by less "
-                    "than 0.1 %"
-                )
+            some = any(row.status == "done" and row.feasible and row.kind != "control" for row in rows)
+            if some and curve[-1] - curve[-1 - study.plateau] <= PLATEAU * curve[-1]:  # equal where both are 0
+                said = f"the last {study.plateau} raised the hypervolume by less than 0.1 %"
+                return f"the search ends after {len(rows)} trials: {said}"
         return False
 
     def _one(self) -> Trial:
@@ -196,7 +200,7 @@ class Driver:
         later = {name: limit for name, limit in limits.items() if name in unsure}
         trained = evaluate(
             plan, self.bench, seed=self.settings.study.seed, minutes=minutes, limits=later,
-            gate=self._gate(entry.kind, costs),
+            gate=self._gate(entry.kind, plan, costs),
         )  # fmt: skip
         return replace(entry, outcome=trained.outcome, plan=trained.plan), trained
 
@@ -210,9 +214,11 @@ class Driver:
         """Static costs by trial number, as they become needed."""
         return {}
 
-    def _gate(self, kind: str, costs: Mapping[str, float]) -> Gate:
-        """The rungs as they stand now."""
-        names = [name for name in self.settings.objectives[1:] if name in costs]
+    def _gate(self, kind: str, plan: Plan, costs: Mapping[str, float]) -> Gate:
+        """The rungs as they stand now; none for plans whose costs training finds, since quality alone would decide."""
+        names = [STAND_INS.get(name, name) for name in self.settings.objectives[1:]]
+        if plan.joint is not None and plan.open:
+            return Gate()
 
         def priced(row: Trial) -> tuple[float, ...]:
             if row.number not in self._priced:
@@ -222,7 +228,7 @@ class Driver:
             return self._priced[row.number]
 
         rungs = Rungs(settings=self.settings.rungs, rows=self.rows, quality=self.settings.objectives[0], costs=priced)
-        return rungs.gate(kind, [costs[name] for name in names])
+        return rungs.gate(kind, [costs[name] for name in names], plan.recovery.epochs)
 
     def _tell(self, trial: optuna.Trial, entry: Entry, trained: Trained | None, start: float) -> Trial:
         """Keep the weights if they are worth it, then tell; the row as it can be read again."""

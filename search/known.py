@@ -1,21 +1,22 @@
 """Which plans a study has tried already, so that none is tried twice."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from typing import Any
 
-from paretune.errors import ParetuneError
 from paretune.findings import Trial
 from paretune.plan import Plan
 from paretune.samplers.layout import layout_of
 from paretune.search.after import is_after
 from paretune.search.clock import Clock
 from paretune.search.controls import Given
+from paretune.search.evaluate import CANNOT
 from paretune.search.planner import Planner
 from paretune.spaces.space import Space
 
+LUCK = ("OutOfTime", "MemoryError", "RuntimeError")  # how the reasons of such failures begin
 COUNTED = 2048  # points of a space whose plans are all made beforehand, to know when none is left
 
 
@@ -43,22 +44,23 @@ class Known:
             self.first.setdefault(row.plan.asked.key, row)
 
     def twin(self, plan: Plan) -> Trial | None:
-        """The first trial that asked for this plan."""
-        return self.first.get(plan.key)
+        """The first trial that asked for this plan; None if it had no luck with time or memory, which may change."""
+        found = self.first.get(plan.key)
+        return None if found is not None and found.reason.startswith(LUCK) else found
 
     def has(self, params: Mapping[str, Any]) -> bool:
         """True if these parameters ask for a plan that was tried."""
-        if not self._quick:
+        if not self.quick:
             return _sorted(self.space.choices(Given(params))) in self.choices
         key = self._key(params)
         return _sorted(self.space.choices(Given(params))) in self.choices if key is None else key in self.first
 
-    def all_of(self, rows: Sequence[Trial]) -> bool:
+    def all_of(self) -> bool:
         """True if no plan of a small space is left to try; of a large one nobody counts them."""
-        return bool(self._every) and self._every <= self.first.keys() and bool(rows)
+        return bool(self._every) and self._every <= self.first.keys()
 
     @cached_property
-    def _quick(self) -> bool:
+    def quick(self) -> bool:
         """Whether a plan takes a millisecond: no masks to find, no cuts to try."""
         return not self.space.kinds and "binary" not in self.space.rules
 
@@ -66,7 +68,7 @@ class Known:
     def _every(self) -> frozenset[str]:
         """The keys of all plans of a small space that can be made; none of a large one."""
         layout = layout_of(self.space)
-        if not self._quick or layout.size > COUNTED:
+        if not self.quick or layout.size > COUNTED:
             return frozenset()
         rows = product(*(range(axis.levels or 0) for axis in layout.axes))
         keys = (self._key(layout.params(row)) for row in rows)
@@ -76,7 +78,7 @@ class Known:
         """The key of the plan that the parameters ask for; None if it cannot be made."""
         try:
             return self.planner.plan(self.space.ask(Given(params)), Clock()).plan.key
-        except ParetuneError:
+        except CANNOT:
             return None
 
 

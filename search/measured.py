@@ -37,6 +37,7 @@ log = logging.getLogger("paretune")
 CODE = (
     "criteria", "evidence", "compensate", "knee", "rates", "narrow", "cut", "groups", "layers", "proof", "recover",
 )  # fmt: skip
+LOOKING = ("evaluate", "sensitivity", "grid")  # of search/, the same for sensitivities
 
 
 @dataclass(kw_only=True, eq=False)
@@ -184,9 +185,10 @@ def _seen(bench: Bench) -> str:
 
 @cache
 def _everything() -> str:
-    """A hash of all code that a compressed model is made with."""
-    folder = Path(paretune.__file__).parent / "compress"
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[:16]
+    """A hash of all code that a compressed model is made and looked at with."""
+    home = Path(paretune.__file__).parent
+    files = [*sorted((home / "compress").glob("*.py")), *(home / "search" / f"{name}.py" for name in LOOKING)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 @cache

@@ -14,6 +14,8 @@ from paretune.ranking import order
 from paretune.search.gate import Gate
 
 JUDGED = ("search",)  # controls and seeds always finish
+FREE = 8
+NEWEST = 1000  # trials to compare with; more would take seconds
 
 Costs = Callable[[Trial], Sequence[float]]
 
@@ -24,7 +26,8 @@ class Rungs:
     training: the same for trials that were stopped and for those that were not.
 
     Trials are stopped as in MO-ASHA (Salinas et al. 2021, https://arxiv.org/abs/2106.12639): of all that reached the
-    rung, front by front and each front spread out, the first 1 / eta go on.
+    rung and train as long, front by front and each front spread out, the first 1 / eta go on. Every `FREE`-th searched
+    trial goes on whatever a rung says, so that there is something to check the rungs by that they did not choose.
     """
 
     settings: RungSettings
@@ -32,13 +35,14 @@ class Rungs:
     quality: str
     costs: Costs
 
-    def gate(self, kind: str, own: Sequence[float]) -> Gate:
-        """Where a trial of `kind` with the costs `own` is looked at, and by whom."""
+    def gate(self, kind: str, own: Sequence[float], length: int) -> Gate:
+        """Where a trial of `kind` with the costs `own` and `length` epochs of recovery is looked at, and by whom."""
+        free = kind not in JUDGED or sum(row.kind in JUDGED for row in self.rows) % FREE == FREE - 1
 
         def judge(epochs: int, score: float) -> str | None:
-            if kind not in JUDGED or not self.state(epochs).on:
+            before = [row for row in self._reached(epochs) if _length(row) == length][-NEWEST:]
+            if free or len(before) < self.settings.minimum or not self.state(epochs).on:
                 return None
-            before = self._reached(epochs)
             points = [[_score(row, epochs), *self.costs(row)] for row in before]
             place = order(np.array([*points, [score, *own]], dtype=float)).index(len(before))
             stay = ceil((len(before) + 1) / self.settings.eta)
@@ -58,8 +62,11 @@ class Rungs:
         """What the rung after `epochs` has come to."""
         reached = self._reached(epochs)
         judged = [row for row in reached if _rung(row, epochs).judged]
-        free = [row for row in reached if row.status == "done" and not _rung(row, epochs).judged]
-        pairs = [(_score(row, epochs), row.values[self.quality]) for row in free]
+        free = [row for row in reached if row.status == "done" and not any(rung.judged for rung in row.rungs)]
+        searched = [row for row in free if row.kind in JUDGED]
+        # Controls and seeds lie far apart and are easily told apart: once there are enough others, these count.
+        compared = searched if len(searched) >= self.settings.minimum else free
+        pairs = [(_score(row, epochs), row.values[self.quality]) for row in compared]
         enough = len(pairs) >= self.settings.minimum
         found = rank_correlation(*zip(*pairs, strict=True)) if enough else None
         return RungState(
@@ -79,7 +86,7 @@ class Rungs:
         return [
             row for row in self.rows
             if row.kind in ("control", "seed", "search") and row.same_as is None and row.plan is not None
-            and row.plan.recovery.epochs > epochs and any(rung.epochs == epochs for rung in row.rungs)
+            and _length(row) > epochs and any(rung.epochs == epochs for rung in row.rungs)
         ]  # fmt: skip
 
 
@@ -89,6 +96,10 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     if any(np.ptp(one) == 0 for one in ranks):
         return None
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _length(row: Trial) -> int:
+    return row.plan.recovery.epochs if row.plan else 0
 
 
 def _rung(row: Trial, epochs: int) -> Rung:

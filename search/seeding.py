@@ -9,7 +9,7 @@ from paretune.compress.planning import foreseen
 from paretune.conf.settings import Settings
 from paretune.costs.table import COSTS
 from paretune.effects import Effects
-from paretune.errors import first_line
+from paretune.errors import ImpossiblePlan, first_line
 from paretune.plan import Plan
 from paretune.profile import profile
 from paretune.recipe import Recipe, Recovery
@@ -76,9 +76,9 @@ def make_seeds(
         )
         say(f"choosing {asked} seeds by what single decisions harm and save …")
         params = _chosen(settings, way, effects, controls)
-    except CANNOT as problem:
+    except ImpossiblePlan as problem:
         return Seeding(note=f"no seeds: not even the mildest plan can be carried out ({first_line(problem)})")
-    few = f"{len(params)} seeds instead of {asked}: there are no more different plans within the budget along the front"
+    few = f"{len(params)} of {asked} seeds: there are no more different plans within the budget along the front"
     return Seeding(params=params, effects=effects, note=few if len(params) < asked else "")
 
 

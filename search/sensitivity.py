@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from paretune.conf.settings import SeedSettings
 from paretune.effects import Effect, Effects, Pair
-from paretune.errors import ImpossiblePlan
+from paretune.errors import ImpossiblePlan, first_line
 from paretune.plan import Plan
 from paretune.search.bench import Bench
 from paretune.search.clock import Clock
@@ -78,16 +78,21 @@ def _mildest(look: "_Look") -> tuple[Seen, float]:
     Raises:
         ImpossiblePlan: the plan cannot be carried out.
     """
-    base = look.at({})  # not timed, because the first forward of a process is slower than the next
+    start = time.perf_counter()
+    try:
+        base = look.at({})
+    except CANNOT as problem:
+        raise ImpossiblePlan(first_line(problem)) from problem
     if not all(map(math.isfinite, base)):
         raise ImpossiblePlan(f"its loss is {base[0]:g} and its error {base[1]:g}")
-    seconds: list[float] = []
-    while len(seconds) < LOOKS and sum(seconds) < LONG:
+    first = time.perf_counter() - start
+    seconds: list[float] = []  # of later looks: the first forward of a process is slower than the next
+    while len(seconds) < LOOKS and first + sum(seconds) < LONG:
         look.seen.clear()
         start = time.perf_counter()
         look.at({})
         seconds.append(time.perf_counter() - start)
-    return base, statistics.median(seconds)
+    return base, statistics.median(seconds or [first])
 
 
 def _tried(look: "_Look", chosen: Mapping[int, int], worst: Seen) -> Seen:

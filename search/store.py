@@ -124,9 +124,10 @@ def load_study(folder: Path) -> optuna.Study:
 def tell(study: optuna.Study, trial: optuna.Trial, entry: Entry, objectives: Sequence[str]) -> None:
     """Store `entry` and finish the trial.
 
-    Dense, finishes and repeats stay out of the sampler's sight (PRUNED: they are no points of the space), and so do
-    stopped trials, because only values of whole trials are told. Failures are FAIL, and a trial over budget is told
-    with its exact costs and the worst quality: its constraints say it is infeasible.
+    Dense, finishes and repeats are told PRUNED: they are no points of the space. So are stopped trials, because only
+    values of whole trials are told; Optuna's tpe counts them among the bad ones, the others pass them over. Failures
+    are FAIL, and a trial over budget is told with its exact costs and the worst quality: its constraints say it is
+    infeasible.
     """
     trial.set_user_attr("entry", to_plain(entry))
     outcome = entry.outcome

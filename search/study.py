@@ -108,13 +108,13 @@ def run_study(
     """Search how to compress `task`, or go on with the study in `out` (default results/<task name>).
 
     `space` names a packaged space ("layerwise", "uniform") or is one, as in conf/space/*.yaml. `finish` is what the
-    best searched trial gets when the trials are used up: {"epochs": 10, "lr": 0.02, "distill": "logits"}. `rival` is a
-    second search with as many searched trials, in `out`/rival and on the same page: {"name": its title, "space": what
-    is different from `space`, table by table}. `hardware` is what cycles, energy and resources are told for: a packaged
-    name ("edge_npu"), a YAML file or its contents; `latency` and `inventory` are the config's sections of these names.
-    `seeds` and `rungs` are the config's sections of these names ({"count": 0} and {"epochs": []} for none).
-    `precision` is that of the fine-tunes, or "auto". `study` takes the keys of the config's study section: trials,
-    seed, minutes, trial_minutes, population, keep, full_epochs, plateau, repeats.
+    best seed or searched trial gets when the trials are used up: {"epochs": 10, "lr": 0.02, "distill": "logits"}.
+    `rival` is a second search with as many trials besides controls, in `out`/rival and on the same page: {"name": its
+    title, "space": what is different from `space`, table by table}. `hardware` is what cycles, energy and resources are
+    told for: a packaged name ("edge_npu"), a YAML file or its contents; `latency` and `inventory` are the config's
+    sections of these names, and so are `seeds` and `rungs` ({"count": 0} and {"epochs": []} for none). `precision` is
+    that of the fine-tunes, or "auto". `study` takes the keys of the config's study section: trials, seed, minutes,
+    trial_minutes, population, keep, full_epochs, plateau, repeats.
 
     Raises:
         ParetuneError: something in the settings cannot work; nothing has been written then.
@@ -173,7 +173,7 @@ def rival_of(settings: Settings) -> Settings:
 
 
 def fair(settings: Settings, rival: Settings, inventory: Inventory) -> Settings:
-    """The rival with as many searched trials as the study has: their controls may differ in number."""
+    """The rival with as many trials besides its controls, which may differ in number, as the study has."""
     controls = [len(controls_of(parse_space(one.space, inventory))) for one in (settings, rival)]
     trials = max(1, settings.study.trials - controls[0] + controls[1])
     return replace(rival, study=replace(rival.study, trials=trials))
@@ -219,7 +219,7 @@ def _search(settings: Settings, bench: Bench, choice: Choice, say: Callable[[str
 
 
 def _curve(facts: Findings, rows: Sequence[Trial]) -> tuple[float, ...]:
-    """The hypervolume after every row. What is measured of the dense model, as its latency, is known from its row on."""
+    """The hypervolume after every row. What is measured of the dense model, such as latency, its row tells."""
     dense = next((row.values for row in rows if row.label == "dense"), {})
     return hypervolumes(replace(facts, trials=tuple(rows), reference={**dense, **facts.reference}))
 

@@ -149,8 +149,7 @@ def test_the_size_is_that_of_the_packed_file(trained, schedule):
 
 @pytest.mark.parametrize("schedule", [*TRAINED, "one_shot"])
 def test_the_costs_are_those_of_the_found_plan(trained, bench, schedule):
-    found = trained[schedule]
-    costs = static_costs(profile(bench.inventory, found.plan))
+    costs = static_costs(profile(bench.inventory, (found := trained[schedule]).plan))
     assert found.outcome.values == {"top1_error": found.outcome.values["top1_error"], **costs}
 
 

@@ -10,6 +10,7 @@ from tiny_task import tiny_task
 from paretune.conf.settings import parse_settings
 from paretune.findings import Findings, Objective, Trial
 from paretune.plan import DENSE
+from paretune.samplers import reproducible
 from paretune.samplers.table import SAMPLERS
 from paretune.search import read, study
 from paretune.search.driver import Driver
@@ -33,6 +34,8 @@ def trial(number: int, kind: str = "search", label: str = "") -> Trial:
 
 class Endless:
     """A space with something left to try."""
+
+    quick = True
 
     def all_of(self, rows: Sequence[Trial]) -> bool:
         return False
@@ -117,14 +120,28 @@ def test_a_space_of_one_point_ends_after_its_controls(task: Task, tmp_path: Path
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_a_small_space_is_searched_completely_and_nothing_twice(task: Task, tmp_path: Path, sampler: str) -> None:
     said: list[str] = []
-    space = FEW if sampler != "gp" else FEW | {"layers": [{"match": "*", "weight_bits": 4}]}
-    every = 1 + (16 if sampler != "gp" else 4)  # dense, and every point; gp would take ten seconds for them
+    space = FEW if sampler != "gp" else FEW | {"layers": [{"match": "*", "weight_bits": [2, 8], "tie": True}]}
+    every = 1 + (16 if sampler != "gp" else 8)  # dense, and every point; gp would take ten seconds for them
     found = searched(task, tmp_path, said, space=space, sampler=sampler, seeds={"count": 1, "images": 60})
     plans = [row.plan.asked.key for row in found.trials if row.plan]
     assert len(plans) == len(set(plans)) == every
     assert all(row.same_as is None for row in found.trials)
     assert any(row.kind == "search" for row in found.trials)
     assert said[-1] == f"the search ends after {every} trials: every plan of the space has been tried"
+
+
+def test_where_points_have_no_end_but_plans_do_three_copies_end_the_search(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any share is allowed, and of eight channels a quarter at most can go."""
+    monkeypatch.setattr(reproducible, "STEPS", 50)
+    said: list[str] = []
+    shares = POINT | {"groups": [{"match": "*", "ratio": {"low": 0.0, "high": 0.25}, "tie": True}]}
+    rows = searched(task, tmp_path, said, space=shares, sampler="random", seeds={"count": 0}).trials
+    assert [row.same_as is None for row in rows[-4:]] == [True, False, False, False]
+    assert len({row.plan.key for row in rows if row.plan}) == 1 + 3 == len(rows) - 3
+    assert said[-1] == f"the search ends after {len(rows)} trials: no plan was found any more that has not been tried"
+    assert searched(task, tmp_path, said, space=shares, sampler="random", seeds={"count": 0}).trials == rows
 
 
 def test_a_plateau_ends_a_study_and_repeats_follow(task: Task, tmp_path: Path) -> None:

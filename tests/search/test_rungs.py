@@ -18,7 +18,8 @@ from paretune.ranking import order
 from paretune.recipe import Recovery
 from paretune.search.rungs import Rungs, rank_correlation
 
-PLAN = replace(DENSE, recovery=Recovery(epochs=5, lr=0.1))
+EPOCHS = 5
+PLAN = replace(DENSE, recovery=Recovery(epochs=EPOCHS, lr=0.1))
 SETTINGS = RungSettings(epochs=(0, 1), eta=2, minimum=4, correlation=0.5)
 AGREE = [(0.4, 0.3, 1.0), (0.3, 0.2, 2.0), (0.2, 0.1, 3.0), (0.1, 0.05, 4.0)]  # score, last score, cost
 
@@ -42,7 +43,7 @@ def rungs_of(rows: Sequence[Trial], settings: RungSettings = SETTINGS) -> Rungs:
 
 
 def answer(rows: Sequence[Trial], score: float, cost: float, kind: str = "search", epochs: int = 0) -> str | None:
-    return rungs_of(rows).gate(kind, [cost]).judge(epochs, score)
+    return rungs_of(rows).gate(kind, [cost], EPOCHS).judge(epochs, score)
 
 
 def test_the_best_share_by_fronts_goes_on() -> None:
@@ -61,7 +62,7 @@ def test_the_order_is_that_of_ranking(points: list[tuple[float, float]], eta: fl
     *before, (score, cost) = points
     settings = replace(SETTINGS, eta=eta, correlation=-1.0)
     rows = [trial(n, one, one, its) for n, (one, its) in enumerate(before)]
-    gate = rungs_of(rows, settings).gate("search", [cost])
+    gate = rungs_of(rows, settings).gate("search", [cost], EPOCHS)
     found = gate.judge(0, score)
     if len({one for one, _ in before}) == 1:
         assert found is None  # a constant score says nothing
@@ -78,7 +79,7 @@ def test_only_searched_trials_are_judged(kind: str) -> None:
 def test_nobody_is_stopped_before_the_minimum() -> None:
     assert answer(table(AGREE[:3]), 0.5, 5.0) is None
     settings = replace(SETTINGS, minimum=5)
-    assert rungs_of(table(AGREE), settings).gate("search", [5.0]).judge(0, 0.5) is None
+    assert rungs_of(table(AGREE), settings).gate("search", [5.0], EPOCHS).judge(0, 0.5) is None
 
 
 def test_scores_that_do_not_agree_stop_nobody_and_are_not_made_again_but_at_0() -> None:
@@ -93,11 +94,11 @@ def test_scores_that_do_not_agree_stop_nobody_and_are_not_made_again_but_at_0() 
     state = rungs.state(1)
     assert state.correlation == pytest.approx(spearmanr([1, 2, 3, 4], [4, 1, 3, 2]).statistic)
     assert (state.on, state.compared, state.bound) == (False, 4, 0.5)
-    gate = rungs.gate("search", [9.0])
+    gate = rungs.gate("search", [9.0], EPOCHS)
     assert gate.epochs == (0,)
     assert gate.judge(0, 0.9) is None
     assert gate.judge(1, 0.9) is None
-    assert rungs_of(rows[:3]).gate("search", [9.0]).epochs == (0, 1)  # too few to tell
+    assert rungs_of(rows[:3]).gate("search", [9.0], EPOCHS).epochs == (0, 1)  # too few to tell
 
 
 def test_a_constant_score_has_no_correlation_and_stops_nobody() -> None:
@@ -150,4 +151,4 @@ def test_copies_and_trials_that_had_nowhere_to_go_did_not_reach_it(change: dict[
 
 
 def test_no_rungs_no_gate() -> None:
-    assert rungs_of(table(AGREE), replace(SETTINGS, epochs=())).gate("search", [1.0]).epochs == ()
+    assert rungs_of(table(AGREE), replace(SETTINGS, epochs=())).gate("search", [1.0], EPOCHS).epochs == ()

@@ -139,13 +139,13 @@ def test_a_budget_that_leaves_little_says_so(bench, free):
     case = Case(bench, budget={"size_bytes": limit})
     found = case.seeds()
     assert [case.plan(params).key for params in found.params] == [case.plan({**base, **cheapest}).key]
-    assert found.note.startswith("1 seeds instead of 24: there are no more different plans within the budget")
+    assert found.note.startswith("1 of 24 seeds: there are no more different plans within the budget")
 
 
 def test_a_budget_on_nothing_feasible_leaves_none(bench, free):
     found = Case(bench, budget={"size_bytes": 1.0}).seeds()
     assert found.params == ()
-    assert found.note.startswith("0 seeds instead of 24")
+    assert found.note.startswith("0 of 24 seeds")
 
 
 def test_no_seed_is_worse_than_another_by_what_was_measured(bench, free):

@@ -259,6 +259,12 @@ def test_without_a_mildest_plan_there_are_none(bench, way):
 
     with pytest.raises(ImpossiblePlan, match="nothing fits"):
         measured(way, plan_at=never)
+
+    def too_large(options):
+        raise MemoryError("32 GB asked for")
+
+    with pytest.raises(ImpossiblePlan, match="32 GB asked for"):
+        measured(way, plan_at=too_large)
     task = replace(bench.task, loss=lambda outputs, targets: torch.tensor(math.nan))
     with pytest.raises(ImpossiblePlan, match="its loss is nan"):
         measured(way, bench=lay_out(task))

