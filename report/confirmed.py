@@ -12,7 +12,7 @@ def confirmations(findings: Findings) -> str:
     if not findings.confirmations:
         return paragraph("Not confirmed on the test split yet; every quality above was seen by the search.", "quiet")
     header = [words("picked as"), Cell(text="trial"), words("weights"), Cell(text="size"), Cell(text="found (val)"),
-              Cell(text="replayed (val)"), Cell(text="confirmed (test)"), words("seeds")]  # fmt: skip
+              Cell(text="replayed (val)"), Cell(text="confirmed (test)"), words("random seeds")]  # fmt: skip
     rows = [_confirmation(findings, row) for row in findings.confirmations]
     timed = [row.latency for row in findings.confirmations if row.latency]
     if timed:
@@ -24,7 +24,9 @@ def confirmations(findings: Findings) -> str:
 
 
 def found_text(findings: Findings, row: Confirmation) -> str:
-    """What the search saw of the point under all its seeds, "" where that is one: "9.10 ± 0.30 % (mean of 3 seeds)"."""
+    """What the search saw of the point under all its random seeds ("9.10 ± 0.30 % (mean of 3 random seeds)"), "" where
+    that is one.
+    """
     trial = next((one for one in findings.trials if one.number == row.trial and one.status == "done"), None)
     return scored(findings, trial) if trial and len(findings.scores(trial)) > 1 else ""
 

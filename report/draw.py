@@ -25,7 +25,7 @@ MARKS = {
     "front seed": {"symbol": "square", "size": 9, "color": SKY, "line": {"color": BLUE, "width": 2}},
     "finish": {"symbol": "triangle-up", "size": 12, "color": PURPLE, "line": {"color": "white", "width": 1}},
     "dense": {"symbol": "star", "size": 15, "color": INK, "line": {"color": "white", "width": 1}},
-    "mean of seeds": {"symbol": "line-ew", "size": 9, "line": {"color": INK, "width": 2}},
+    "mean of runs": {"symbol": "line-ew", "size": 9, "line": {"color": INK, "width": 2}},
     "knee": {"symbol": "circle-open", "size": 19, "color": RED, "line": {"width": 2.5}},
     "confirmed on test": {"symbol": "square-open", "size": 10, "color": GREEN, "line": {"width": 2}},
 }

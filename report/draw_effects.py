@@ -22,10 +22,16 @@ def effects(findings: Findings) -> str:
     """A heat map per kind of decision, and the strongest pairs; nothing if no effects were measured."""
     info = effects_info(findings)
     if info is None or findings.effects is None:
-        return ""
+        why = findings.provenance.get("seeds_note", "")
+        return section("Sensitivities", paragraph(_sentence(why))) if why else ""
     maps = [_chart(findings, info, one, f"effects-{number}") for number, one in enumerate(info.maps)]
-    note = [paragraph(findings.effects.note, "quiet")] if findings.effects.note else []
+    told = (findings.effects.note, findings.provenance.get("seeds_note", ""))
+    note = [paragraph(_sentence(text), "quiet") for text in told if text]
     return section("Sensitivities", paragraph(_how(findings, info), "quiet"), *note, *maps, _pairs(info))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def effects_figure(info: EffectsInfo, one: EffectMap) -> go.Figure:
@@ -77,13 +83,14 @@ def _how(findings: Findings, info: EffectsInfo) -> str:
     found, quality = findings.effects, findings.objectives[0]
     assert found is not None
     text = (
-        "One decision at a time at one setting while all others compress least, batch norm recalibrated, no training; "
-        f"on {count(found.images, 'image')} of val. With every decision at its least the loss is {found.loss:.3g} and "
-        f"the {label(quality.name)} {human(found.error, quality.unit)}. Colours, logarithmic, one scale: how much "
-        "the loss rises over that"
+        "Every decision alone, at one setting after the other, with all others at the setting that compresses least; "
+        f"batch norm recalibrated, no training; on {count(found.images, 'image')} of val. With every decision at its "
+        f"least the loss is {found.loss:.3g} and the {label(quality.name)} {human(found.error, quality.unit)}. "
+        "Colours, logarithmic, one scale: how much the loss rises over that."
     )
     sign = ", in %" if quality.unit == "share" else ""
-    text += f". Numbers: {label(quality.name)}{sign}." if any(one.numbers for one in info.maps) else "."
+    if any(one.numbers for one in info.maps):
+        text += f" Numbers, where there is room: {label(quality.name)}{sign}."
     if any(hidden for one in info.maps for row in one.filled for hidden in row):
         text += " Fainter cells (~) were not measured but filled in between measured neighbours."
     return text

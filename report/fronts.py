@@ -115,7 +115,7 @@ def _means(findings: Findings, across: Objective, up: Objective) -> Series:
     several = [trial for trial in findings.front if len(findings.scores(trial)) > 1]
     if up is not findings.objectives[0]:
         several = []
-    settled = series(findings, "mean of seeds", [findings.settled(trial) for trial in several], across, up)
+    settled = series(findings, "mean of runs", [findings.settled(trial) for trial in several], across, up)
     return replace(settled, hover=tuple(hover(findings, trial) for trial in several))
 
 

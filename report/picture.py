@@ -89,7 +89,7 @@ def _mark(role: str, x: float, y: float) -> str:
         "dominated": f'<circle r="3" fill="{GREY}" opacity=".75" {at}/>',
         "seed": f'<path d="M-3-3H3V3H-3Z" fill="{SKY}" opacity=".8" {at}/>',
         "front seed": f'<path d="M-4-4H4V4H-4Z" fill="{SKY}" stroke="{BLUE}" stroke-width="1.8" {at}/>',
-        "mean of seeds": f'<path d="M-5 0H5" stroke="{INK}" stroke-width="1.8" {at}/>',
+        "mean of runs": f'<path d="M-5 0H5" stroke="{INK}" stroke-width="1.8" {at}/>',
         "control": f'<path d="M0-6L6 0L0 6L-6 0Z" fill="{ORANGE}" stroke="#fff" {at}/>',
         "on the front": f'<circle r="4.5" fill="{BLUE}" stroke="#fff" {at}/>',
         "finish": f'<path d="M0-6.5L6 4.5H-6Z" fill="{PURPLE}" stroke="#fff" {at}/>',

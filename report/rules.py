@@ -64,9 +64,10 @@ def rungs(findings: Findings) -> str:
         for row in info.rows
     ]  # fmt: skip
     note = (
-        "At a rung a trial goes on if it is among the better ones that came so far; controls and seeds always do. A "
-        "rung judges only while its scores put trials into about the same order as their last ones; that is seen in "
-        "those that went on whatever it said."
+        "At a rung a trial goes on if it is among the better ones that came so far, among them the seeds, which are "
+        "hard to keep up with; controls, seeds and every eighth searched trial always do. A rung judges only while its "
+        "scores put trials into about the same order as their last ones; that is seen in those that went on whatever "
+        "it said."
     )
     said = [paragraph(text) for text in (info.saved, *info.off)]
     return section("Rungs", paragraph(note, "quiet"), table(header, rows), *said)

@@ -52,6 +52,8 @@ def _after(rung: RungState) -> str:
 
 
 def _state(rung: RungState) -> str:
+    if _unknown(rung) and rung.enough:
+        return "switched off: scores do not vary"
     if _unknown(rung):
         return "judging, too few to tell how well" if rung.on else "too few to tell"
     if rung.on:

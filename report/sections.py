@@ -165,20 +165,25 @@ def _value_cell(findings: Findings, trial: Trial, objective: Objective) -> Cell:
         before, after = (findings.settled(one).values[objective.name] for one in (dense, trial))
         asides.append(change(before, after, objective.unit))
     scores = findings.scores(trial) if objective is findings.objectives[0] else (trial.values[objective.name],)
-    asides += [f"mean of {len(scores)} seeds"] if len(scores) > 1 else []
+    asides += [f"mean ± standard deviation of {len(scores)} random seeds"] if len(scores) > 1 else []
     text = spread(scores, objective.unit) if len(scores) > 1 else human(scores[0], objective.unit)
     return Cell(text=text, aside=", ".join(asides))
 
 
 def _undrawn(findings: Findings) -> str:
     """What the charts leave out or show beside the points; "" in a study without seeds, rungs and re-evaluations."""
-    said = []
+    said = ["Controls are the dense network and uniform settings."]
+    if any(trial.kind == "seed" for trial in findings.trials):
+        said.append("Seeds are the plans that single effects (see Sensitivities) promise to lie along the front.")
     if any(trial.kind == "seed" for trial in findings.front):
         said.append("A square with a dark edge is a seed on the front.")
     if any(trial.status == "stopped" for trial in findings.trials):
         said.append("Trials stopped early have no last score and are not drawn.")
     if any(len(findings.scores(trial)) > 1 for trial in findings.front):
-        said.append("A dash is the mean of a point over several seeds; knee and other picks go by it.")
+        said.append(
+            "Points lie at their first score, a dash at the mean over several random seeds; knee and other picks go by "
+            "the mean."
+        )
     return "".join(f" {one}" for one in said)
 
 

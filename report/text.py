@@ -130,14 +130,14 @@ def measured(findings: Findings, trial: Trial) -> str:
 
 
 def scored(findings: Findings, trial: Trial) -> str:
-    """A trial's quality: "9.1 %" under one seed, "9.10 ± 0.30 % (mean of 3 seeds)" under several."""
+    """A trial's quality: "9.1 %" under one seed, "9.10 ± 0.30 % (mean of 3 random seeds)" under several."""
     quality = findings.objectives[0]
     if quality.name not in trial.values:
         return "–"
     scores = findings.scores(trial)
     if len(scores) == 1:
         return human(scores[0], quality.unit)
-    return f"{spread(scores, quality.unit)} (mean of {len(scores)} seeds)"
+    return f"{spread(scores, quality.unit)} (mean of {len(scores)} random seeds)"
 
 
 def error_text(error: ParetuneError) -> str:

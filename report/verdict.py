@@ -56,7 +56,9 @@ def _raised(findings: Findings) -> str:
 def _start(findings: Findings, controls: list[Trial], height: float) -> str:
     """What the controls reach, or why that is nothing."""
     if controls:
-        return f"{height:.4f} ({count(len(controls), 'control')})"
+        left = any(trial.kind == "control" and not trial.feasible for trial in findings.trials)
+        within = " within the budget" if left else ""
+        return f"{height:.4f} ({count(len(controls), 'control')}{within})"
     every = any(trial.kind == "control" for trial in findings.trials)
     return f"0 ({f'no control {finished(findings)}' if every else 'there were no controls to compare with'})"
 
@@ -66,7 +68,7 @@ def _search_raised(findings: Findings, heights: list[float], searched: list[Tria
     stopped = sum(t.kind == "search" and t.status == "stopped" and t.same_as is None for t in findings.trials)
     if not searched:
         early = f" ({stopped} stopped early)" if stopped else ""
-        return f"No searched trial has {finished(findings)} yet{early}."
+        return f"No searched trial has {finished(findings)}{early}."
     before, after = heights
     sides = count(len(searched), "searched trial") + (f", {stopped} more stopped early" if stopped else "")
     if after - before <= NOTHING:

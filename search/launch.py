@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretune.conf.settings import Settings, parse_settings
 from paretune.costs.hardware import Hardware
-from paretune.errors import ParetuneError, near_miss
+from paretune.errors import ParetuneError, near_miss, pick
 from paretune.spaces.language import KEYS
 
 GROUPS = ("experiment", "task", "model", "data", "space", "hardware")
@@ -55,12 +55,14 @@ def study_command(arguments: Sequence[str]) -> int:
 
     def run(settings: Settings) -> None:
         from paretune.report.verdict import summary_lines
+        from paretune.samplers.table import SAMPLERS
         from paretune.search.check import warn_if_stuck_here
         from paretune.search.read import read_findings
         from paretune.search.store import AnotherStudy
         from paretune.search.study import carry_out
         from paretune.tasks.table import make_task
 
+        pick(SAMPLERS, settings.sampler, "sampler")  # before a task that may take hours to train
         task = make_task(settings.task, device=settings.device)
         try:
             study = carry_out(settings, task, look=warn_if_stuck_here, say=_say)

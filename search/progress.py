@@ -15,13 +15,14 @@ class Watch:
 
     def __init__(self, bar: Progress | None, total: int) -> None:
         self._bar = bar
-        self._task = bar.add_task("trials", total=total, volume=0.0, failures=0) if bar else None
+        self._task = bar.add_task("trials", total=total, volume=0.0, stopped=0, failures=0) if bar else None
 
     def show(self, rows: list[Trial], volume: Callable[[], float]) -> None:
         """Draw the state of the study; the normalised hypervolume is only asked for if somebody looks."""
         if self._bar is not None and self._task is not None:
             failures = sum(row.status == "failed" for row in rows)
-            self._bar.update(self._task, completed=len(rows), volume=volume(), failures=failures)
+            stopped = sum(row.status == "stopped" for row in rows)
+            self._bar.update(self._task, completed=len(rows), volume=volume(), stopped=stopped, failures=failures)
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def measuring() -> Iterator[Callable[[int, int], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("sensitivities", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=done < total)
 
 
 @contextmanager
@@ -50,8 +51,8 @@ def progress(total: int) -> Iterator[Watch]:
         return
     columns = (
         TextColumn("trials"), MofNCompleteColumn(), BarColumn(),
-        TextColumn("hypervolume {task.fields[volume]:.4f}"), TextColumn("failures {task.fields[failures]}"),
-        TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("hypervolume {task.fields[volume]:.4f}"), TextColumn("stopped {task.fields[stopped]}"),
+        TextColumn("failures {task.fields[failures]}"), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield Watch(bar, total)

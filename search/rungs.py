@@ -72,7 +72,7 @@ class Rungs:
         return RungState(
             epochs=epochs, reached=len(reached), judged=len(judged),
             stopped=sum(row.status == "stopped" and row.rungs[-1].epochs == epochs for row in reached),
-            compared=len(pairs), correlation=found, bound=self.settings.correlation,
+            compared=len(pairs), enough=enough, correlation=found, bound=self.settings.correlation,
             on=len(reached) >= self.settings.minimum and found is not None and found >= self.settings.correlation,
         )  # fmt: skip
 

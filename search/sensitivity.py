@@ -69,7 +69,14 @@ def measure_effects(
     tell(done, total)
     slow = f"it took longer than foreseen and ended after {done} of {total} settings" if done < total else ""
     note = "; ".join(text for text in (note, slow) if text)
-    return Effects(loss=base[0], error=base[1], effects=effects, pairs=tuple(found), images=look.images, note=note)
+    return Effects(
+        loss=base[0],
+        error=base[1],
+        effects=effects,
+        pairs=tuple(found),
+        images=min(look.images, len(bench.task.val)),
+        note=note,
+    )
 
 
 def _mildest(look: "_Look") -> tuple[Seen, float]:

@@ -238,6 +238,8 @@ def _starts(
             found = seeding.make_seeds(asked, space, planner, controls, say=say, tell=tell)
         if found.note:
             say(found.note)
+            facts = read_json(settings.folder / "provenance.json")
+            write_json(settings.folder / "provenance.json", {**facts, "seeds_note": found.note})
         if found.effects is not None:
             write_json(settings.folder / EFFECTS, to_plain(found.effects))
         seeding.keep(study, found)
@@ -253,7 +255,8 @@ def _starts(
 def _write_measured(folder: Path, planner: Planner, space: Space) -> None:
     """What was measured before the first trial: curves with their knees at the default settings, and the seconds."""
     facts = read_json(folder / "provenance.json")
-    write_json(folder / "provenance.json", {**facts, "measured": planner.measured.facts})
+    measured = {**planner.measured.facts, **facts.get("measured", {})}  # what the first run paid, whoever resumes
+    write_json(folder / "provenance.json", {**facts, "measured": measured})
     if space.mixing.plain is None:
         write_json(folder / "alike.json", to_plain(planner.alike(space)))
     if not planner.known:
@@ -281,8 +284,9 @@ def _write_facts(
     facts = provenance(identity, command_line()) | {"precision": choice.facts()}
     facts |= {"roles": dict(bench.task.roles)} if bench.task.roles else {}
     known = folder / "provenance.json"
-    earlier = read_json(known).get("runs", []) if from_trial and known.exists() else []
-    runs = [*earlier, one_run(facts, from_trial)]
+    earlier = read_json(known) if from_trial and known.exists() else {}
+    runs = [*earlier.get("runs", []), one_run(facts, from_trial)]
+    facts |= {key: earlier[key] for key in ("measured", "seeds_note") if key in earlier}
     rival = settings.rival.name if settings.rival else None
     write_json(known, {**facts, "runs": runs, "objective_units": to_plain(objectives), "rival": rival})
 

@@ -8,6 +8,7 @@ from paretune.errors import ParetuneError, near_miss
 from paretune.findings import Findings, Trial
 from paretune.pareto import Array, knee, nondominated
 
+BEARABLE = 0.1  # a share: ten points
 RULES = ("knee", "budget", "goal", "trial=N")
 
 
@@ -20,7 +21,8 @@ def choose(
 ) -> Trial:
     """The trial that `rule` picks.
 
-    "knee" is the best trade-off of the front (costs compared by ratio, quality by difference), "budget" the best
+    "knee" is the best trade-off of the front (costs compared by ratio, quality by difference) among the points at most
+    `BEARABLE` worse than the dense model, if there are any and quality is a share, "budget" the best
     quality with every cost in `under` met (the study's own budget if none is given), "goal" the lightest point whose
     quality is at most `drop` (share, 0.01 is one point) worse than the dense model's, "trial=17" that trial.
 
@@ -39,9 +41,9 @@ def choose(
     if not findings.front:
         finished = any(trial.status == "done" for trial in findings.trials)
         what = "no finished trial within its budget" if finished else "no finished trial"
-        raise ParetuneError(f"{findings.folder} has {what} to pick from; run more trials first")
+        raise ParetuneError(f"{findings.folder} has {what} to pick from; more trials may find one, or a larger budget")
     if rule == "knee":
-        settled = settled_front(findings)
+        settled = _bearable(findings, settled_front(findings))
         return settled[knee(_compared(findings, settled))]
     if rule == "budget":
         return _under(findings, under or findings.budget)
@@ -51,6 +53,16 @@ def choose(
 def settled_front(findings: Findings) -> list[Trial]:
     """The front members that no other one dominates by the means over seeds, best mean first, as they are."""
     return _undominated(findings, findings.front)
+
+
+def _bearable(findings: Findings, front: list[Trial]) -> list[Trial]:
+    """Without the points that nobody would ship, which would stretch the scale that trade-offs are measured by."""
+    dense, quality = findings.dense, findings.objectives[0]
+    if dense is None or quality.name not in dense.values or quality.unit != "share":
+        return front
+    means = _means(findings, front)[:, 0]
+    kept = [trial for trial, mean in zip(front, means, strict=True) if mean <= dense.values[quality.name] + BEARABLE]
+    return kept or front
 
 
 def _undominated(findings: Findings, trials: Sequence[Trial]) -> list[Trial]:

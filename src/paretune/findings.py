@@ -61,7 +61,7 @@ class RungState:
     """What a rung has come to: trials that `reached` it, were `judged` there and `stopped` there.
 
     `correlation` is the rank correlation (Spearman) of its scores with the last ones, over the `compared` trials that
-    went on whatever it said (None: too few to tell). It judges while that is at least `bound`; `on` says whether it
+    went on whatever it said (None: too few to tell, or one of the two does not vary: `enough` tells which). It judges while that is at least `bound`; `on` says whether it
     does now.
     """
 
@@ -73,6 +73,7 @@ class RungState:
     correlation: float | None
     bound: float
     on: bool
+    enough: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -123,7 +123,7 @@ def test_the_section_says_how_it_was_measured():
     text = effects(with_effects(fake_findings()))
     assert "on 1024 images of val" in text
     assert "With every decision at its least the loss is 0.2 and the top-1 error 1.9&nbsp;%." in text
-    assert "every other ratio was measured" in text
+    assert "Every other ratio was measured" in text
     assert "Fainter cells (~)" in text
     assert "The strongest 10 of 12 pairs" in text
     assert effects(fake_findings()) == ""

@@ -185,7 +185,7 @@ def test_a_budget_is_mentioned_only_where_there_is_one(case):
 def test_front_members_are_named_by_their_mean():
     text = summary(with_repeats(fake_findings(2), seeds=2, harm=0.003))
     assert " ± 0.30 %<small>" in text
-    assert "points, mean of 3 seeds</small>" in text
+    assert "points, mean ± standard deviation of 3 random seeds</small>" in text
     assert "mean of" not in summary(fake_findings(2))
 
 
@@ -193,11 +193,11 @@ def test_a_confirmed_point_tells_what_the_search_saw_under_its_seeds():
     findings = with_repeats(fake_findings(2))
     error = 100 * findings.front[0].values["top1_error"]
     text = summary(confirmed(findings, findings.front[0]))
-    assert f">{error:.2f} %<small>{error + 0.3:.2f} ± 0.30 % (mean of 3 seeds)</small>" in text
+    assert f">{error:.2f} %<small>{error + 0.3:.2f} ± 0.30 % (mean of 3 random seeds)</small>" in text
 
 
 def test_what_the_chart_of_the_front_leaves_out_is_said():
-    said = ("A square with a dark edge is a seed", "Trials stopped early have no last score", "A dash is the mean of")
+    said = ("A square with a dark edge is a seed", "Trials stopped early have no last score", "a dash at the mean")
     assert all(one in fronts(CASES["seeds, rungs and re-evaluations"]) for one in said)
     assert not any(one in fronts(fake_findings(2)) for one in said)
 

@@ -30,6 +30,7 @@ def info_of(**changes):
         ({"correlation": None, "on": False}, "–", "too few to tell"),
         ({"correlation": math.nan, "on": False}, "–", "too few to tell"),
         ({"correlation": None}, "–", "judging, too few to tell how well"),
+        ({"correlation": None, "on": False, "enough": True}, "–", "switched off: scores do not vary"),
         ({"correlation": 0.9, "on": False}, "0.90", "not judging"),
     ],
 )

@@ -51,9 +51,9 @@ def test_seeds_have_a_mark_of_their_own_and_keep_it_on_the_front():
 def test_every_trial_with_a_last_score_is_drawn_once_and_means_stand_beside():
     shown = {role: len(one.x) for role, one in roles(ALL).items()}
     fresh = [trial for trial in ALL.trials if trial.same_as is None and trial.kind != "repeat"]
-    drawn = sum(shown.values()) - shown["knee"] - shown["mean of seeds"]
+    drawn = sum(shown.values()) - shown["knee"] - shown["mean of runs"]
     assert drawn == sum("top1_error" in trial.values for trial in fresh)
-    assert shown["mean of seeds"] == len(ALL.front)
+    assert shown["mean of runs"] == len(ALL.front)
 
 
 def test_a_stopped_trial_is_on_no_chart_of_costs_either():
@@ -65,11 +65,11 @@ def test_a_stopped_trial_is_on_no_chart_of_costs_either():
 
 
 def test_the_mean_of_seeds_is_drawn_at_the_costs_of_its_point():
-    mean = roles(ALL)["mean of seeds"]
+    mean = roles(ALL)["mean of runs"]
     assert mean.x == tuple(trial.values["size_bytes"] for trial in ALL.front)
     assert mean.y == pytest.approx([trial.values["top1_error"] + 0.003 for trial in ALL.front])
     *_, costs = front_infos(with_repeats(fake_findings(3)))
-    assert "mean of seeds" not in {one.role for one in costs.series}
+    assert "mean of runs" not in {one.role for one in costs.series}
 
 
 @pytest.mark.parametrize("role", list(draw.MARKS))
@@ -90,7 +90,7 @@ def test_hover_names_the_kind_and_the_mean():
     assert hover(ALL, repeat)[0] == f"trial {repeat.number} (re-evaluation: trial {repeat.of}, seed 1)"
     best = ALL.front[0]
     error = 100 * best.values["top1_error"]
-    assert f"with further seeds: {error + 0.3:.2f} ± 0.30 % (mean of 3 seeds)" in hover(ALL, best)
+    assert f"with further seeds: {error + 0.3:.2f} ± 0.30 % (mean of 3 random seeds)" in hover(ALL, best)
     assert not [line for line in hover(fake_findings(2), fake_findings(2).front[0]) if "seeds" in line]
 
 
@@ -214,8 +214,8 @@ def test_what_the_search_added_to_the_seeds():
     seeds, searched, found = (len(of(findings, "seed")), len(of(findings, "search")),
                               sum(trial.kind == "search" for trial in findings.front))  # fmt: skip
     assert added(findings).startswith(
-        f"Seeds raised hypervolume from {a} (2 controls) to {b} ({seeds} seeds); the search raised it to {c} (with "
-        f"{searched} searched trials, {len(stopped(findings))} more stopped early) and found {found} of the "
+        f"Seeds raised hypervolume from {a} (2 controls within the budget) to {b} ({seeds} seeds); the search raised "
+        f"it to {c} (with {searched} searched trials, {len(stopped(findings))} more stopped early) and found {found} of the "
         f"{len(findings.front)} points on the front."
     )
 
@@ -224,7 +224,8 @@ def test_a_search_that_added_nothing_to_controls_and_seeds_says_so():
     findings = spoiled(with_seeds(fake_findings(2)), "search")
     a, b, c = heights(findings)
     assert a < b == c
-    said = f"Seeds raised hypervolume from {a} (2 controls) to {b} (7 seeds). The search added nothing to controls and "
+    said = f"Seeds raised hypervolume from {a} (2 controls within the budget) to {b} (7 seeds). "
+    said += "The search added nothing to controls and "
     assert added(findings).startswith(f"{said}seeds: hypervolume stays at {b} (")
 
 
@@ -242,9 +243,9 @@ def test_seeds_without_controls_or_without_a_search_are_told_as_they_are():
     findings = with_seeds(fake_findings(2))
     seeds = replace(findings, trials=tuple(trial for trial in findings.trials if trial.kind == "seed"))
     assert added(seeds).startswith("Seeds raised hypervolume from 0 (there were no controls to compare with) to 0.")
-    assert added(seeds).endswith(" (7 seeds). No searched trial has finished within the budget yet.")
+    assert added(seeds).endswith(" (7 seeds). No searched trial has finished within the budget.")
     early = [replace(t, status="stopped") if t.kind == "search" else t for t in findings.trials]
-    assert " yet (" in added(replace(findings, trials=tuple(early)))
+    assert " budget (" in added(replace(findings, trials=tuple(early)))
     none = [replace(t, feasible=False) if t.kind == "seed" else t for t in findings.trials]
     assert added(replace(findings, trials=tuple(none))).startswith(
         "No seed has finished within the budget. The search raised hypervolume from 0."

@@ -40,7 +40,10 @@ def test_both_sides_of_the_comparison_are_counted():
         t.kind == "search" and t.status == "done" and t.feasible and t.same_as is None for t in findings.trials
     )
     assert 30 < searched < 54
-    assert re.search(rf" from 0\.\d+ \(2 controls\) to 0\.\d+ \(with {searched} searched trials\),", added(findings))
+    assert re.search(
+        rf" from 0\.\d+ \(2 controls within the budget\) to 0\.\d+ \(with {searched} searched trials\),",
+        added(findings),
+    )
     one = replace(findings, trials=tuple(t for t in findings.trials if t.kind == "search" or t.number == 4))
     assert "(1 control)" in added(one)
 
@@ -110,7 +113,7 @@ def test_a_search_that_found_nothing_says_so():
 
 def test_no_searched_trial_and_no_dense_model_are_said():
     findings = fake_findings()
-    assert added(only(findings, "control")).startswith("No searched trial has finished within the budget yet.")
+    assert added(only(findings, "control")).startswith("No searched trial has finished within the budget.")
     assert "there were no controls" in added(only(findings, "search"))
     none_fits = replace(findings, trials=tuple(t for t in findings.trials if t.kind == "search" or t.number == 0))
     assert "from 0 (no control finished within the budget) to 0." in added(none_fits)

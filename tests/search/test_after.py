@@ -6,22 +6,28 @@ from typing import Any
 import pytest
 
 from paretune.findings import Trial
-from paretune.plan import DENSE
+from paretune.plan import DENSE, Plan
+from paretune.recipe import Blend, Joint, Pruning, Recovery, Wanted
 from paretune.search.after import finish_of, is_after, repeat_of
 
 NAMES = ("error", "cost")
+TRAINED = Plan(recovery=Recovery(epochs=1, lr=0.1))
+PRUNING = Pruning(
+    schedule="cubic", rounds=1, epochs=1, lr=0.1, wanted={"conv": Wanted(kind="unstructured", sparsity=0.5)},
+    blends={"conv": Blend(criteria=("l1",))},
+)  # fmt: skip
 
 
 def trial(number: int, error: float, cost: float, **more: Any) -> Trial:
     return Trial(**{
         "number": number, "kind": "search", "label": "", "status": "done", "reason": "", "same_as": None,
         "feasible": True, "values": {"error": error, "cost": cost}, "rungs": (), "seconds": {}, "params": {},
-        "plan": DENSE,
+        "plan": TRAINED,
     } | more)  # fmt: skip
 
 
 ROWS = [
-    trial(0, 0.1, 9, kind="control", label="dense"),
+    trial(0, 0.1, 9, kind="control", label="dense", plan=DENSE),
     trial(1, 0.3, 5, kind="control", label="uniform w8"),
     trial(2, 0.2, 6, kind="seed"),
     trial(3, 0.4, 7),  # dominated
@@ -64,6 +70,31 @@ def test_repeats_change_nothing_about_who_is_on_the_front() -> None:
 def test_a_new_point_of_the_front_catches_up() -> None:
     rows = [*ROWS, *(again(8 + n, of) for n, of in enumerate((1, 2, 4))), trial(11, 0.25, 5.5)]
     assert all_of(rows, 2) == [(11, 1), (1, 2), (2, 2), (4, 2), (11, 2)]
+
+
+def test_a_finish_on_the_front_is_evaluated_again_and_what_it_dominates_is_not() -> None:
+    finish = trial(8, 0.01, 6, kind="finish", of=2)
+    assert all_of([*ROWS, finish], 2) == [(1, 1), (4, 1), (8, 1), (1, 2), (4, 2), (8, 2)]
+    beaten = replace(finish, values={"error": 0.3, "cost": 6.0})
+    assert all_of([*ROWS, beaten], 1) == [(1, 1), (2, 1), (4, 1)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "again"),
+    [
+        (None, False),
+        (DENSE, False),
+        (Plan(recovery=Recovery(epochs=0, lr=0.1, compensate="linear")), False),
+        (TRAINED, True),
+        (Plan(recovery=Recovery(epochs=0, lr=0.1, start="scratch")), True),  # a seed draws its weights
+        (Plan(pruning=PRUNING), True),
+        (Plan(joint=Joint(epochs=1, lr=0.1, weight_bits={}, activation_bits={})), True),
+    ],
+)
+def test_only_what_a_seed_plays_a_part_in_is_evaluated_again(plan: Plan | None, again: bool) -> None:
+    """On the front it stays all the same: what it dominates has no turn either."""
+    rows = [trial(0, 0.1, 1, plan=plan), trial(1, 0.2, 2)]
+    assert all_of(rows, 1) == ([(0, 1)] if again else [])
 
 
 def test_the_best_seed_or_searched_trial_is_finished_once() -> None:

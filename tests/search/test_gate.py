@@ -1,4 +1,4 @@
-"""A trial looked at on its way goes on as if nobody had looked, or stops and says why."""
+"""A trial looked at on its way goes on as if nobody had looked, or stops and says why; and how a study judges it."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from tiny_task import TinyNet, tiny_task
 from torch import Tensor
 
+from paretune.conf.settings import parse_settings
 from paretune.export.pack import pack
+from paretune.findings import Trial
 from paretune.outcome import Rung
 from paretune.plan import DENSE, GroupPlan, LayerPlan, Plan
-from paretune.recipe import Blend, Pruning, Recovery, Wanted
+from paretune.recipe import Blend, Joint, Pruning, Recovery, Wanted
 from paretune.search.bench import Bench, lay_out
+from paretune.search.driver import Driver
 from paretune.search.evaluate import Trained, evaluate
 from paretune.search.gate import Gate
 
@@ -145,3 +148,48 @@ def test_seconds_of_a_look_are_not_those_of_the_training(bench: Bench) -> None:
     seconds = evaluate(PLANS["cut"], bench, seed=3, gate=Gate(epochs=EVERY)).outcome.seconds
     assert set(seconds) == {"cut", "quantize", "recalibrate", "score", "finetune", "freeze"}
     assert all(spent >= 0 for spent in seconds.values())
+
+
+def cut_to(count: int) -> Plan:
+    return Plan(groups=(GroupPlan(group="conv1", kept=tuple(range(count))),), recovery=TUNE)
+
+
+def driver_of(bench: Bench, objectives: tuple[str, ...]) -> Driver:
+    """A study in which the thicker a trial was, the better; measured latency says nothing of that."""
+    settings = parse_settings({
+        "task": {}, "space": {}, "hardware": {}, "objectives": list(objectives), "budget": {}, "sampler": "random",
+        "study": {"name": "tiny", "trials": 9}, "results_dir": "results",
+        "rungs": {"epochs": [0, 1], "minimum": 3, "eta": 2.0, "correlation": -1.0},
+    })  # fmt: skip
+    rows = [
+        Trial(
+            number=number, kind="search", label="", status="done", reason="", same_as=None, feasible=True,
+            values={"top1_error": error, "latency_ms": 1.0}, rungs=(Rung(epochs=0, score=error),), seconds={},
+            params={}, plan=cut_to(count),
+        )
+        for number, (error, count) in enumerate([(0.3, 3), (0.25, 4), (0.2, 5)])
+    ]  # fmt: skip
+    parts: dict[str, Any] = dict.fromkeys(("study", "space", "planner", "known", "keeping", "curve"))
+    return Driver(settings=settings, bench=bench, starts=(), fixed={}, rows=rows, **parts)
+
+
+@pytest.mark.parametrize("objectives", [("top1_error", "latency_ms"), ("top1_error", "macs")])
+def test_a_study_judges_latency_by_macs(bench: Bench, objectives: tuple[str, ...]) -> None:
+    """Latency is not known before the end; by quality alone the thick one would go on and the thin one stop."""
+    driver = driver_of(bench, objectives)
+
+    def answer(count: int, score: float) -> str | None:
+        plan = cut_to(count)
+        return driver._gate("search", plan, driver._static(plan)).judge(0, score)
+
+    assert "latency_ms" not in driver._static(cut_to(2))
+    assert answer(7, 0.22) == "after 0 epochs it was number 4 of 4, and 2 go on"
+    assert answer(2, 0.28) == ""
+
+
+def test_a_study_judges_nothing_whose_costs_training_finds(bench: Bench) -> None:
+    driver = driver_of(bench, ("top1_error", "macs"))
+    start = dict.fromkeys(LAYERS, 8)
+    joint = quantized(joint=Joint(epochs=1, lr=0.02, weight_bits=start, activation_bits=start))
+    assert driver._gate("search", joint, driver._static(joint)).epochs == ()
+    assert driver._gate("search", quantized(), driver._static(quantized())).epochs == (0, 1)

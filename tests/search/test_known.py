@@ -64,12 +64,12 @@ def test_a_space_is_exhausted_when_every_plan_has_been_tried_however_it_ended(be
     status = ("done", "failed", "stopped", "over_budget")
     rows: list[Trial] = []
     for number, params in enumerate(points):
-        assert not known.all_of(rows)
+        assert not known.all_of()
         assert not known.has(params)
         rows.append(tried(known, number, params, status=status[number]))
         known.add(rows[-1])
         assert known.has(params)
-    assert known.all_of(rows)
+    assert known.all_of()
 
 
 def test_parameters_that_make_one_plan_are_known_together(bench: Bench) -> None:
@@ -78,7 +78,7 @@ def test_parameters_that_make_one_plan_are_known_together(bench: Bench) -> None:
     known.add_all([tried(known, 0, points[0])])
     assert [known.has(params) for params in points] == [True, False, True, False]
     rows = [tried(known, 0, points[0]), tried(known, 1, points[1])]
-    assert known.add_all(rows).all_of(rows)
+    assert known.add_all(rows).all_of()
 
 
 def test_finishes_and_repeats_are_no_trials(bench: Bench) -> None:
@@ -104,14 +104,14 @@ def test_a_space_without_end_is_never_exhausted(bench: Bench) -> None:
     points = grid(known)
     rows = [tried(known, number, params) for number, params in enumerate(points)]
     assert all(map(known.add_all(rows).has, points))
-    assert not known.all_of(rows)
+    assert not known.all_of()
 
 
 def test_more_points_than_are_counted_are_not_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COUNTED", 3)
     known = known_of(bench, SMALL)
     rows = [tried(known, number, params) for number, params in enumerate(grid(known))]
-    assert not known.add_all(rows).all_of(rows)
+    assert not known.add_all(rows).all_of()
 
 
 def test_where_plans_take_their_time_choices_are_told_apart(bench: Bench) -> None:
@@ -122,19 +122,43 @@ def test_where_plans_take_their_time_choices_are_told_apart(bench: Bench) -> Non
     known.planner = Refusing(known.planner)  # type: ignore[assignment]
     assert known.add_all([row]).has(first)
     assert not known.has(second)
-    assert not known.all_of([row])
+    assert not known.all_of()
 
 
-def test_points_without_a_plan_are_known_by_their_choices_and_not_waited_for(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "reason",
+    ["OutOfTime: it outlasted study.trial_minutes", "MemoryError: no room", "RuntimeError: DefaultCPUAllocator: full"],
+)
+def test_a_plan_that_had_no_luck_is_avoided_but_answers_for_no_other_trial(bench: Bench, reason: str) -> None:
+    known = known_of(bench, SMALL)
+    params = grid(known)[0]
+    row = tried(known, 0, params, status="failed", reason=reason)
+    assert row.plan is not None
+    assert known.add_all([row]).twin(row.plan) is None
+    assert known.has(params)
+
+
+@pytest.mark.parametrize("reason", ["ImpossiblePlan: error is nan", "ValueError: not so", "it was number 9 of 9", ""])
+def test_any_other_end_is_an_answer(bench: Bench, reason: str) -> None:
+    known = known_of(bench, SMALL)
+    row = tried(known, 0, grid(known)[0], status="failed", reason=reason)
+    assert row.plan is not None
+    assert known.add_all([row]).twin(row.plan) is row
+
+
+@pytest.mark.parametrize("error", [ImpossiblePlan, MemoryError, RuntimeError, ValueError])
+def test_points_without_a_plan_are_known_by_their_choices_and_not_waited_for(
+    bench: Bench, error: type[Exception]
+) -> None:
     known = known_of(bench, SMALL)
     points = grid(known)
     rows = [tried(known, number, params) for number, params in enumerate(points)]
-    known.planner = Refusing(known.planner, all_but=rows[0].plan)  # type: ignore[assignment]
+    known.planner = Refusing(known.planner, all_but=rows[0].plan, error=error)  # type: ignore[assignment]
     lost = replace(rows[1], plan=None, status="failed")
     known.add(lost)
     assert known.has(points[1])
     assert not known.has(points[2])
-    assert known.add_all(rows[:1]).all_of(rows[:1])
+    assert known.add_all(rows[:1]).all_of()
 
 
 @dataclass
@@ -143,9 +167,10 @@ class Refusing:
 
     planner: Planner
     all_but: Any = None
+    error: type[Exception] = ImpossiblePlan
 
     def plan(self, recipe: Any, clock: Clock) -> Any:
         found = self.planner.plan(recipe, clock)
         if found.plan != self.all_but:
-            raise ImpossiblePlan("no")
+            raise self.error("no")
         return found

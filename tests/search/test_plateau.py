@@ -1,6 +1,7 @@
 """When a search ends before its trials are used up, and what it says then."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ FEW = {
 }  # fmt: skip
 
 
-def trial(number: int, kind: str = "search", label: str = "") -> Trial:
-    return Trial(
-        number=number, kind=kind, label=label, status="done", reason="", same_as=None, feasible=True,  # type: ignore[arg-type]
-        values={"error": 0.5, "latency_ms": 2.0}, rungs=(), seconds={}, params={}, plan=DENSE,
-    )  # fmt: skip
+def trial(number: int, kind: str = "search", label: str = "", **more: Any) -> Trial:
+    return Trial(**{
+        "number": number, "kind": kind, "label": label, "status": "done", "reason": "", "same_as": None,
+        "feasible": True, "values": {"error": 0.5, "latency_ms": 2.0}, "rungs": (), "seconds": {}, "params": {},
+        "plan": DENSE,
+    } | more)  # fmt: skip
 
 
 class Endless:
@@ -37,17 +39,22 @@ class Endless:
 
     quick = True
 
-    def all_of(self, rows: Sequence[Trial]) -> bool:
+    def all_of(self) -> bool:
         return False
 
 
-def over(curve: Sequence[float], *, plateau: int | None, trials: int = 100, controls: int = 2) -> bool | str:
-    """What a driver that has come so far says."""
+def over(
+    curve: Sequence[float], *, plateau: int | None, trials: int = 100, starts: Sequence[str] = ("control", "control"),
+    last: Mapping[str, Any] | None = None, **more: Any,
+) -> bool | str:  # fmt: skip
+    """What a driver that has come so far says, where searched trials, and then the `last`, differ like that."""
     settings = parse_settings({
         "task": {}, "space": {}, "hardware": {}, "objectives": ["error", "cost"], "budget": {}, "sampler": "random",
         "study": {"name": "tiny", "trials": trials, "plateau": plateau}, "results_dir": "results",
     })  # fmt: skip
-    rows = [trial(number, "control" if number < controls else "search") for number in range(len(curve))]
+    searched = range(len(starts), len(curve))
+    rows = [trial(number, kind) for number, kind in enumerate(starts)] + [trial(n, **more) for n in searched]
+    rows[-1] = replace(rows[-1], **(last or {}))
     rows += [trial(len(curve), "repeat")]  # counts nowhere
     parts: dict[str, Any] = dict.fromkeys(("study", "bench", "space", "planner", "keeping"))
     driver = Driver(
@@ -74,6 +81,18 @@ def test_a_hypervolume_that_stays_ends_the_search(curve: list[float], ends: bool
     assert over(curve, plateau=3) == (said if ends else False)
     assert over(curve, plateau=None) is False
     assert over(curve, plateau=3, trials=len(curve)) is True
+
+
+@pytest.mark.parametrize("nothing", [{"status": "failed"}, {"status": "stopped"}, {"feasible": False}])
+def test_a_plateau_waits_for_the_first_trial_within_the_budgets(nothing: dict[str, Any]) -> None:
+    """What has found nothing yet has not come to rest."""
+    flat, found = [0.0] * 6, {"status": "done", "feasible": True}
+    assert over(flat, plateau=3, **nothing) is False
+    for one in (
+        over(flat, plateau=3, last=found, **nothing),
+        over(flat, plateau=3, starts=("control", "seed"), **nothing),
+    ):
+        assert one == "the search ends after 6 trials: the last 3 raised the hypervolume by less than 0.1 %"
 
 
 def test_what_was_measured_of_the_dense_model_is_the_corner_of_the_hypervolume() -> None:
@@ -147,7 +166,8 @@ def test_where_points_have_no_end_but_plans_do_three_copies_end_the_search(
 def test_a_plateau_ends_a_study_and_repeats_follow(task: Task, tmp_path: Path) -> None:
     said: list[str] = []
     asked = {"name": "tiny", "trials": 30, "plateau": 1, "repeats": 1}
-    rows = searched(task, tmp_path, said, space=FEW, study=asked, sampler="random").trials
+    space = FEW | {"recover": {"epochs": 1, "lr": 0.02}}
+    rows = searched(task, tmp_path, said, space=space, study=asked, sampler="random").trials
     count = sum(row.kind != "repeat" for row in rows)
     assert sum(row.kind == "search" for row in rows) >= 2
     assert said[-1] == f"the search ends after {count} trials: the last 1 raised the hypervolume by less than 0.1 %"

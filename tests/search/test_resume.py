@@ -9,6 +9,7 @@ import pytest
 from tiny_task import tiny_task
 
 from paretune.findings import Findings, Trial
+from paretune.samplers import reproducible
 from paretune.search import driver, read, seeding
 from paretune.search.evaluate import Run
 from paretune.search.folder import kept_folder
@@ -167,3 +168,22 @@ def test_repeats_end_with_the_minutes(task: Task, tmp_path: Path) -> None:
     searched(task, tmp_path / "tiny", trials=3, repeats=0)
     late = searched(task, tmp_path / "tiny", trials=3, repeats=5, minutes=1e-9)
     assert kinds(late) == ["control"] * 3
+
+
+def test_a_plan_that_ran_out_of_time_is_evaluated_again(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three plans all have failed for lack of time; with more of it no failure is copied."""
+    monkeypatch.setattr(reproducible, "STEPS", 50)
+    space = {
+        "groups": [{"match": "*", "ratio": {"low": 0.0, "high": 0.25}, "tie": True}],
+        "layers": [{"match": "*", "weight_bits": 4}], "activation_bits": 8, "recover": {"epochs": 0},
+    }  # fmt: skip
+    asked: dict[str, Any] = {"space": space, "sampler": "random", "seeds": {"count": 0}, "repeats": 0}
+    early = searched(task, tmp_path / "tiny", trials=8, trial_minutes=1e-9, **asked)
+    failed = {row.plan.asked.key for row in early.trials if row.plan}
+    assert {row.reason.partition(":")[0] for row in early.trials} == {"OutOfTime"}
+    assert all(row.same_as is None for row in early.trials)
+    late = searched(task, tmp_path / "tiny", trials=12, **asked).trials[8:]
+    assert {row.status for row in late} == {"done"}
+    assert any(row.same_as is None and row.plan and row.plan.asked.key in failed for row in late)
