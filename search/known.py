@@ -16,7 +16,7 @@ from paretune.search.evaluate import CANNOT
 from paretune.search.planner import Planner
 from paretune.spaces.space import Space
 
-LUCK = ("OutOfTime", "MemoryError", "RuntimeError")  # how the reasons of such failures begin
+LUCK = ("OutOfTime", "MemoryError", "OutOfMemoryError", "RuntimeError")  # how the reasons of such failures begin
 COUNTED = 2048  # points of a space whose plans are all made beforehand, to know when none is left
 
 
@@ -40,8 +40,8 @@ class Known:
         if is_after(row):
             return
         self.choices.add(_sorted(row.params))
-        if row.plan is not None:
-            self.first.setdefault(row.plan.asked.key, row)
+        if row.plan is not None and self.twin(row.plan.asked) is None:
+            self.first[row.plan.asked.key] = row
 
     def twin(self, plan: Plan) -> Trial | None:
         """The first trial that asked for this plan; None if it had no luck with time or memory, which may change."""

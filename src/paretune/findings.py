@@ -61,8 +61,8 @@ class RungState:
     """What a rung has come to: trials that `reached` it, were `judged` there and `stopped` there.
 
     `correlation` is the rank correlation (Spearman) of its scores with the last ones, over the `compared` trials that
-    went on whatever it said (None: too few to tell, or one of the two does not vary: `enough` tells which). It judges while that is at least `bound`; `on` says whether it
-    does now.
+    went on whatever it said; None if these are too few, or, with `enough`, if one side does not vary. It judges while
+    that is at least `bound`; `on` says whether it does now.
     """
 
     epochs: int

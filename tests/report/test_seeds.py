@@ -215,8 +215,8 @@ def test_what_the_search_added_to_the_seeds():
                               sum(trial.kind == "search" for trial in findings.front))  # fmt: skip
     assert added(findings).startswith(
         f"Seeds raised hypervolume from {a} (2 controls within the budget) to {b} ({seeds} seeds); the search raised "
-        f"it to {c} (with {searched} searched trials, {len(stopped(findings))} more stopped early) and found {found} of the "
-        f"{len(findings.front)} points on the front."
+        f"it to {c} (with {searched} searched trials, {len(stopped(findings))} more stopped early) and found {found} "
+        f"of the {len(findings.front)} points on the front."
     )
 
 

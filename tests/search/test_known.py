@@ -127,7 +127,12 @@ def test_where_plans_take_their_time_choices_are_told_apart(bench: Bench) -> Non
 
 @pytest.mark.parametrize(
     "reason",
-    ["OutOfTime: it outlasted study.trial_minutes", "MemoryError: no room", "RuntimeError: DefaultCPUAllocator: full"],
+    [
+        "OutOfTime: it outlasted study.trial_minutes",
+        "MemoryError: no room",
+        "OutOfMemoryError: CUDA",
+        "RuntimeError: DefaultCPUAllocator: full",
+    ],
 )
 def test_a_plan_that_had_no_luck_is_avoided_but_answers_for_no_other_trial(bench: Bench, reason: str) -> None:
     known = known_of(bench, SMALL)
@@ -136,6 +141,16 @@ def test_a_plan_that_had_no_luck_is_avoided_but_answers_for_no_other_trial(bench
     assert row.plan is not None
     assert known.add_all([row]).twin(row.plan) is None
     assert known.has(params)
+
+
+def test_an_answer_after_bad_luck_is_the_answer(bench: Bench) -> None:
+    known = known_of(bench, SMALL)
+    params = grid(known)[0]
+    late = tried(known, 1, params, status="failed", reason="OutOfTime: it outlasted study.trial_minutes")
+    done = tried(known, 2, params)
+    assert done.plan is not None
+    known.add_all([late, done])
+    assert known.twin(done.plan) is done
 
 
 @pytest.mark.parametrize("reason", ["ImpossiblePlan: error is nan", "ValueError: not so", "it was number 9 of 9", ""])

@@ -148,7 +148,8 @@ def test_noise_among_searched_trials_stops_nobody_although_controls_and_seeds_ag
 def test_a_constant_score_has_no_correlation_and_stops_nobody() -> None:
     for rows in (table([(0.5, last, cost) for _, last, cost in AGREE]), table([(s, 0.5, c) for s, _, c in AGREE])):
         state = rungs_of(rows).state(0)
-        assert (state.correlation, state.on) == (None, False)
+        assert (state.enough, state.correlation, state.on) == (True, None, False)
+        assert not rungs_of(rows[:3]).state(0).enough
         assert answer(rows, 0.9, 9.0) is None
 
 
