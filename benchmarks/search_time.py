@@ -57,7 +57,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 }
 ORDERS = 20  # of the replay of the rungs
 TRAINING = ("finetune",)
-FORWARD = ("recalibrate", "score", "sensitivities")
+FORWARD = ("recalibrate", "score", "sensitivities", "cut")  # a cut holds the forward passes of its compensation
 FILE = "search_overhead.json"
 
 
