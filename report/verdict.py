@@ -77,7 +77,8 @@ def _search_raised(findings: Findings, heights: list[float], searched: list[Tria
         return f"The search added nothing to {what}: hypervolume stays at {before:.4f} ({who})."
     share = f"{sum(trial.kind == 'search' for trial in findings.front)} of the {len(findings.front)}"
     raised, comma = (f"hypervolume from {start}", ",") if start else ("it", "")
-    return f"The search raised {raised} to {after:.4f} (with {sides}){comma} and found {share} points on the front."
+    much = f"to {after:.4f}" if f"{after:.4f}" != f"{before:.4f}" else "by less than 0.0001"
+    return f"The search raised {raised} {much} (with {sides}){comma} and found {share} points on the front."
 
 
 def _trained_further(findings: Findings) -> str:
