@@ -12,7 +12,8 @@ from hand_made import small_inventory
 
 from paretune.alike import Alike
 from paretune.curve import Curve, Knee
-from paretune.findings import Confirmation, Findings, MeasuredLatency, Objective, Trial
+from paretune.effects import Effect, Effects, Pair
+from paretune.findings import Confirmation, Findings, MeasuredLatency, Objective, RungState, Trial
 from paretune.inventory import Buffer, Layer, Product, Setting, Size
 from paretune.outcome import Outcome, Rung
 from paretune.plan import DENSE, Codes, GroupPlan, LayerPlan, Pattern, Plan
@@ -90,14 +91,21 @@ WATCHED = dataclasses.replace(
     operations=(("add", 2), ("relu", 1)), unsure=("stem:trilinear",),
 )  # fmt: skip
 HEADS = dataclasses.replace(GROUP, settings=(Setting(module="body", name="num_heads", per_unit=1),))
+EFFECT = Effect(decision="ratio/stem", setting=0.5, loss=0.3, error=0.1, measured=False)
+EFFECTS = Effects(
+    loss=0.1, error=0.05, effects=(EFFECT,), images=8, note="coarse",
+    pairs=(Pair(decisions=("ratio/stem", "ratio/body.a"), settings=(0.5, 0.25), loss=-0.1),),
+)  # fmt: skip
+RUNG = RungState(epochs=1, reached=9, judged=4, stopped=2, compared=5, correlation=None, bound=0.5, on=False)
 EXAMPLES: list[Any] = [
+    EFFECT, EFFECTS, *EFFECTS.pairs, RUNG,
     SIZE, BUFFER, PRODUCT, WATCHED, HEADS, *HEADS.settings,
     JOINT, TRAINED, RECIPE.quantizing, RECIPE.masking.penalty, *INVENTORY.layers, GROUP, GROUP.members[0],
     INVENTORY, DENSE, PLAN, MASKED, ALIKE, PATTERN, PRUNING, WANTED, CURVE, KNEE, RECIPE.blends["a"], RECIPE.rate,
     RECIPE.keep, RECIPE.masking, PLAN.groups[0], PLAN.layers[0], PLAN.recovery, RECIPE, profile(INVENTORY, PLAN)[0],
     FAILED, DONE, DONE.rungs[0], QUALITY, TRIAL, COPY, CONFIRMED, TIMED, LATENCY, FINDINGS, BESIDE,
 ]  # fmt: skip
-MODULES = ("alike", "curve", "inventory", "plan", "profile", "recipe", "outcome", "findings")
+MODULES = ("alike", "curve", "effects", "inventory", "plan", "profile", "recipe", "outcome", "findings")
 
 
 def through_json(record: Any) -> Any:
