@@ -80,7 +80,7 @@ def rows() -> Iterator[Sequence[str]]:
     """Uniform plans, then what was confirmed, then others."""
     yield from uniform()
     trials = pd.read_csv(STUDY / "trials.csv").set_index("trial")
-    front = trials[trials["on_front"] & (trials["kind"] == "search")]
+    front = trials[trials["on_front"] & trials["kind"].isin(("seed", "search"))]
     names = {front["size_bytes"].idxmin(): "smallest file", front["top1_error"].idxmin(): "most accurate"}
     for number, one in _confirmed().items():
         row = trials.loc[number]
