@@ -5,7 +5,6 @@ ROWS.csv grows a line per plan and is gone on with where it ends; when all are t
 """
 
 import argparse
-import copy
 import csv
 import io
 import itertools
@@ -16,20 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
-from paretune.compress.coded import with_codes
-from paretune.compress.cut import cut
-from paretune.compress.freeze import freeze, thaw
-from paretune.compress.quantize import calibrate, quantize
-from paretune.compress.recover import Watcher, finetune, recalibrate
 from paretune.plan import Plan
 from paretune.samplers.layout import Layout, layout_of
-from paretune.search.bench import TRACED, Bench, epoch_seeds, inventory_of, lay_out
+from paretune.search.bench import TRACED, Bench, inventory_of, lay_out
 from paretune.search.clock import Clock
 from paretune.search.controls import Given
-from paretune.search.evaluate import evaluate, quality_of
+from paretune.search.evaluate import evaluate
+from paretune.search.gate import Gate
 from paretune.search.measured import Measured
 from paretune.search.planner import Planner
 from paretune.search.provenance import provenance
@@ -59,7 +54,7 @@ SPACE: Mapping[str, Any] = {
     "recover": {"epochs": EPOCHS, "lr": 0.02, "distill": "logits"},
 }
 # Scores after so many epochs, each continuing from the last one's weights; seconds up to the first score, of one
-# epoch with its score on the mean, and of freezing and scoring the end.
+# epoch with its score on the mean, and of what then remains for the end.
 MEASURED = (
     "error_0", "error_1", "error_2", "top1_error", "size_bytes", "bops", "seconds_start", "seconds_epoch",
     "seconds_end",
@@ -92,60 +87,26 @@ def digits_space() -> Space:
     return parse_space(SPACE, inventory_of(ResNet(WIDTHS).eval(), torch.zeros(1, 1, 8, 8), TRACED))
 
 
-class Scoring(Watcher):
-    """Scores a recalibrated copy after every epoch but the last, as a study's rungs do."""
-
-    def __init__(self, bench: Bench, model: nn.Module) -> None:
-        self._bench, self._model = bench, model
-        self.errors: list[float] = []
-
-    def on_epoch(self, epoch: int) -> None:
-        """Score after epochs 1 and 2; the end is scored frozen."""
-        if epoch < EPOCHS - 1:
-            looked_at = copy.deepcopy(self._model)
-            recalibrate(looked_at, self._bench.calibration)
-            self.errors.append(quality_of(self._bench, looked_at, self._bench.task.val, Clock()))
-
-
 def measured(digits: Digits, params: Mapping[str, Any]) -> dict[str, float]:
-    """The `MEASURED` of one plan: what `evaluate` does, step by step, with scores on the way."""
-    bench, plan, times = digits.bench, digits.plan(params), [time.perf_counter()]
-    model = cut(bench.task.model, bench.inventory, plan.kept)
-    quantize(model, plan)
-    recalibrate(model, bench.calibration)
-    calibrate(model, bench.calibration[0][0])
-    recalibrate(model, bench.calibration)
-    first = quality_of(bench, model, bench.task.val, Clock())
-    times.append(time.perf_counter())
-    scoring = Scoring(bench, model)
-    finetune(
-        model, plan.recovery, loss=bench.task.loss, teacher=bench.teacher, seeds=epoch_seeds(SEED), watcher=scoring
-    )
-    times.append(time.perf_counter())
-    recalibrate(model, bench.calibration)
-    frozen = freeze(model.eval(), bench.inventory, plan)
-    coded = with_codes(plan, frozen)
-    last = quality_of(bench, thaw(bench.task.model, bench.inventory, coded, frozen), bench.task.val, Clock())
-    costs = bench.costs(coded)
-    times.append(time.perf_counter())
-    start, trained, end = (later - before for before, later in itertools.pairwise(times))
-    values = (
-        first, *scoring.errors, last, costs["size_bytes"], costs["bops"], start, trained / EPOCHS, end,
-    )  # fmt: skip
+    """The `MEASURED` of one plan, timed at the rungs."""
+    times = [time.perf_counter()]
+
+    def note(epochs: int, score: float) -> None:
+        times.append(time.perf_counter())
+
+    gate = Gate(epochs=tuple(range(EPOCHS)), judge=note)
+    outcome = evaluate(digits.plan(params), digits.bench, seed=SEED, gate=gate).outcome
+    total, (first, *later) = time.perf_counter() - times[0], np.diff(times)
+    each = float(np.mean(later))
+    errors = [rung.score for rung in outcome.rungs[:EPOCHS]]
+    told = [outcome.values[name] for name in ("top1_error", "size_bytes", "bops")]
+    values = (*errors, *told, float(first), each, total - float(first) - EPOCHS * each)
     return dict(zip(MEASURED, values, strict=True))
 
 
 def points(layout: Layout) -> Iterator[tuple[int, ...]]:
     """Every point of a finite space, by its places."""
     yield from itertools.product(*(range(axis.levels or 0) for axis in layout.axes))
-
-
-def check(digits: Digits, layout: Layout) -> None:
-    """A plan from the middle, scored here and by `evaluate`, comes out the same."""
-    params = layout.params([axis.top // 2 for axis in layout.axes])
-    ours, theirs = measured(digits, params), evaluate(digits.plan(params), digits.bench, seed=SEED).outcome.values
-    names = ("top1_error", "size_bytes", "bops")
-    assert [ours[name] for name in names] == [theirs[name] for name in names], (ours, theirs)
 
 
 def grow(rows: Path, digits: Digits) -> None:
@@ -196,7 +157,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     digits = Digits.ready()
-    check(digits, layout_of(digits.space))
     grow(chosen.rows, digits)
     pack(chosen.rows)
 

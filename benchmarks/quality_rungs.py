@@ -7,6 +7,7 @@ import numpy as np
 import optuna
 from digits_plans import EPOCHS, read, seconds_of
 from quality_problems import Params, Problem
+from replay import through
 
 from paretune.conf.settings import RungSettings
 from paretune.findings import Kind, Trial
@@ -89,23 +90,19 @@ def _trial(
 ) -> Trial:
     """A plan's trial up to where a rung stops it."""
     costs = {name: row[name] for name in COSTS}
-    rungs, reason = [], ""
+    rungs: tuple[Rung, ...] = ()
+    reason = ""
     if settings is not None:
         judges = Rungs(
             settings=settings, rows=before, quality="top1_error", costs=lambda t: [t.values[name] for name in COSTS]
         )
         gate = judges.gate(kind, list(costs.values()), EPOCHS)
-        for epochs in (at for at in gate.epochs if at < EPOCHS):
-            score = row[f"error_{epochs}"]
-            told = gate.judge(epochs, score)
-            rungs.append(Rung(epochs=epochs, score=score, judged=told is not None))
-            if told:
-                reason = told
-                break
+        scores = (Rung(epochs=at, score=row[f"error_{at}"]) for at in gate.epochs if at < EPOCHS)
+        rungs, reason = through(scores, gate, EPOCHS)
     values = costs if reason else {**costs, "top1_error": row["top1_error"]}
     return Trial(
         number=number, kind=kind, label="", status="stopped" if reason else "done", reason=reason, same_as=None,
-        feasible=True, values=values, rungs=tuple(rungs), seconds={}, params=dict(params), plan=PLAN,
+        feasible=True, values=values, rungs=rungs, seconds={}, params=dict(params), plan=PLAN,
     )  # fmt: skip
 
 

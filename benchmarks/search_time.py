@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 import optuna
+from replay import through
 
 from paretune.conf.settings import RungSettings, parse_settings
 from paretune.findings import Findings, Trial
 from paretune.report.hypervolume import covered_by, hypervolumes
 from paretune.samplers.reproducible import Reproducible
 from paretune.search.devices import packaged
+from paretune.search.gate import Gate
 from paretune.search.provenance import provenance
 from paretune.search.read import read_findings
 from paretune.search.rungs import Rungs
@@ -169,15 +171,12 @@ def replayed(findings: Findings, settings: RungSettings, seed: int) -> tuple[flo
     return spent / sum(_seconds(trial) for trial in (*controls, *searched)), kept / full
 
 
-def _through(trial: Trial, gate: Any) -> tuple[Trial, float]:
+def _through(trial: Trial, gate: Gate) -> tuple[Trial, float]:
     """The trial as it would have ended, and the seconds it would have taken."""
-    last, seen = trial.rungs[-1].epochs, []
-    for rung in trial.rungs:
-        answer = gate.judge(rung.epochs, rung.score) if rung.epochs in gate.epochs and rung.epochs < last else None
-        seen.append(replace(rung, judged=answer is not None))
-        if answer:
-            return replace(trial, status="stopped", rungs=tuple(seen)), _until(trial, rung.epochs)
-    return replace(trial, rungs=tuple(seen)), _seconds(trial)
+    rungs, reason = through(trial.rungs, gate, trial.rungs[-1].epochs)
+    if reason:
+        return replace(trial, status="stopped", rungs=rungs), _until(trial, rungs[-1].epochs)
+    return replace(trial, rungs=rungs), _seconds(trial)
 
 
 def _seconds(trial: Trial) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paretune.findings import Findings, Trial
-from paretune.pareto import Array, hypervolume
+from paretune.pareto import Array, added, hypervolume
 
 
 def hypervolumes(findings: Findings) -> tuple[float, ...]:
@@ -20,9 +20,7 @@ def hypervolumes(findings: Findings) -> tuple[float, ...]:
     for trial, point in zip(findings.trials, _scaled(findings, findings.trials), strict=True):
         # Most trials stop here: nothing is recomputed for a point that adds nothing. NaN fails `< 1` too.
         if trial.number in counted and (point < 1).all() and not (front <= point).all(axis=1).any():
-            # What others cover of the box above the point is a hypervolume too (While et al. 2012, "WFG",
-            # https://doi.org/10.1109/TEVC.2010.2077298), over few steps because most points clip to the same.
-            covered += float(np.prod(1 - point)) - hypervolume(np.maximum(front, point), corner)
+            covered += added(point, front, corner)
             front = np.vstack([front[~(point <= front).all(axis=1)], point])
         curve.append(covered)
     return tuple(curve)

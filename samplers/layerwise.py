@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseGASampler, RandomSampler
+from optuna.samplers import BaseGASampler
 from optuna.trial import FrozenTrial, TrialState
 
 from paretune.pareto import Array
 from paretune.samplers.breeding import ARMS, crossed, level, mate, tournament
 from paretune.samplers.elite import Elite, Selection
 from paretune.samplers.layout import Layout
+from paretune.samplers.whole import WholeSpace
 
 ARM = "layerwise:arm"  # system attribute of every point of this sampler: how it was made
 LEVEL = "level"  # without parents
@@ -36,7 +37,7 @@ class _Told:
     arms: dict[int, str] = field(default_factory=dict)  # of children by trial number
 
 
-class LayerwiseSampler(BaseGASampler):
+class LayerwiseSampler(WholeSpace, BaseGASampler):
     """An evolutionary sampler whose parents are the best of all told trials: controls, seeds and its own alike.
 
     A mother wins a binary tournament on (front, crowding distance), the father lies near her; a child has each block
@@ -51,10 +52,6 @@ class LayerwiseSampler(BaseGASampler):
         self._told: _Told = memo.setdefault("layerwise", _Told())
         self._rng = np.random.default_rng(seed)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space, known beforehand."""
-        return self._layout.distributions
-
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
@@ -68,12 +65,6 @@ class LayerwiseSampler(BaseGASampler):
         if arm == LEVEL:
             return self._layout.params(level(self._layout, self._rng))
         return self._layout.params(ARMS[arm](self._layout, self._crossed(trials, best), self._rng))
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A random value, for a parameter outside the space."""
-        return RandomSampler(seed=self._seed).sample_independent(study, trial, param_name, param_distribution)
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """The trials that may be parents now, from the best to the last, whatever the generation."""
@@ -106,7 +97,7 @@ class LayerwiseSampler(BaseGASampler):
             told.read.remove(told.first)
             told.first += 1
         told.arms |= {trial.number: trial.system_attrs[ARM] for trial in new if trial.system_attrs.get(ARM) in ARMS}
-        points = [trial for trial in new if trial.params.keys() >= self._layout.distributions.keys()]
+        points = [trial for trial in new if self._layout.holds(trial.params)]
         complete = [trial for trial in points if trial.state == TrialState.COMPLETE]
         told.points += len(points)
         told.given += sum(ARM not in trial.system_attrs for trial in points)

@@ -130,6 +130,10 @@ class Layout:
             total *= inf if axis.levels is None else axis.levels
         return total
 
+    def holds(self, params: Mapping[str, Any]) -> bool:
+        """True if every axis has a value: a failed trial may have been asked for some only, dense for none."""
+        return params.keys() >= self.distributions.keys()
+
     def row(self, params: Mapping[str, Any]) -> Array:
         """The places of a point's parameters."""
         return np.array([axis.place(params[axis.name]) for axis in self.axes], dtype=float)

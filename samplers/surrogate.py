@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from paretune.pareto import Array, hypervolume, nondominated
+from paretune.pareto import Array, added, nondominated
 from paretune.ranking import spread
 from paretune.samplers.breeding import ARMS, crossed, level, tournament
 from paretune.samplers.elite import Elite, Selection
 from paretune.samplers.layout import Layout
 from paretune.samplers.predictor import Predictor, features, fit
+from paretune.samplers.whole import WholeSpace
 
 BATCH = 4  # trials from one fit
 FEWEST = 8  # told trials that something is learned from
@@ -53,7 +53,7 @@ class _Past:
         return places[nondominated(self.values[places])] if len(places) else places
 
 
-class SurrogateSampler(BaseSampler):
+class SurrogateSampler(WholeSpace):
     """Proposes what a predictor of all objectives and constraints expects to add most to the told front.
 
     For every batch of trials the predictor is learned from those told before it; an inner NSGA-II on its predictions
@@ -74,10 +74,6 @@ class SurrogateSampler(BaseSampler):
         self._fewest = max(FEWEST, population_size // 2)
         self._memo: dict[str, Any] = memo.setdefault("surrogate", {"rows": {}})
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space, known beforehand."""
-        return self._layout.distributions
-
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
@@ -86,25 +82,19 @@ class SurrogateSampler(BaseSampler):
             return {}
         rng = np.random.default_rng(self._seed)
         trials = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        told = [other for other in trials if other.state == TrialState.COMPLETE and self._whole(other)]
+        told = [other for other in trials if other.state == TrialState.COMPLETE and self._layout.holds(other.params)]
         start = trial.number // BATCH * BATCH
         before = [other for other in told if other.number < start]
         if len(before) < self._fewest:
             return self._layout.params(level(self._layout, rng))
         rows, values = self._candidates(before, start)
-        asked = {_key(self._row(other)) for other in trials if self._whole(other)}
+        asked = {_key(self._row(other)) for other in trials if self._layout.holds(other.params)}
         new = [place for place, row in enumerate(rows) if _key(row) not in asked][:POOL]
         chosen = [place for place in new if rng.random() < 0.5] or new
         if not chosen:
             return self._layout.params(level(self._layout, rng))
         gains = gained(values[chosen], self._past(told))
         return self._layout.params(rows[chosen[int(np.argmax(gains))]])
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A random value, for a parameter outside the space."""
-        return RandomSampler(seed=self._seed).sample_independent(study, trial, param_name, param_distribution)
 
     def _candidates(self, before: Sequence[FrozenTrial], start: int) -> tuple[Array, Array]:
         """The rows and predicted objectives of the best points of the inner search, the same for a whole batch."""
@@ -131,9 +121,6 @@ class SurrogateSampler(BaseSampler):
         if trial.number not in rows:
             rows[trial.number] = self._layout.row(trial.params)
         return rows[trial.number]
-
-    def _whole(self, trial: FrozenTrial) -> bool:
-        return trial.params.keys() >= self._layout.distributions.keys()
 
 
 def newest_and_best(past: _Past, most: int = MOST) -> _Past:
@@ -192,17 +179,12 @@ def gained(points: Array, past: _Past) -> Array:
     seen = known if len(known) else points
     reach = seen.max(axis=0) - np.minimum(0.0, seen.min(axis=0))
     corner = seen.max(axis=0) + MARGIN * np.where(reach > 0, reach, 1.0)
-    return np.array([_added(np.minimum(point, corner), known, corner) for point in points])
+    return np.array([added(np.minimum(point, corner), known, corner) for point in points])
 
 
 def _key(row: Array) -> bytes:
     """Equal for equal rows: minus zero is zero."""
     return bytes((row + 0.0).tobytes())
-
-
-def _added(point: Array, front: Array, corner: Array) -> float:
-    """The volume of the box between `point` and `corner` that no point of `front` covers."""
-    return float(np.prod(corner - point)) - hypervolume(np.maximum(front, point), corner)
 
 
 def _first(past: _Past) -> NDArray[np.int64]:

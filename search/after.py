@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from paretune.findings import Trial
-from paretune.pareto import nondominated
+from paretune.search.fronts import front_of
 
 AFTER = ("finish", "repeat")
 
@@ -31,10 +29,7 @@ def repeat_of(rows: Sequence[Trial], objectives: Sequence[str], repeats: int) ->
 
     What is not trained is left out: no seed changes it.
     """
-    whole = [row for row in rows if row.status == "done" and row.feasible]
-    done = [row for row in whole if row.same_as is None and row.kind != "repeat"]
-    points = np.array([[row.values[name] for name in objectives] for row in done], dtype=float)
-    front = [row for row, on in zip(done, nondominated(points.reshape(len(done), len(objectives))), strict=True) if on]
+    front = front_of(rows, objectives)
     counts = {row.number: sum(other.kind == "repeat" and other.of == row.number for other in rows) for row in front}
     members = [row for row in front if _trained(row) and counts[row.number] < repeats]
     chosen = min(members, key=lambda row: (counts[row.number], row.number), default=None)

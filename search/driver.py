@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import optuna
@@ -60,6 +59,7 @@ class Driver:
     `starts` are the controls and seeds, in the order of trying; their parameters go into `fixed`, where the sampler
     reads them by trial number. `curve(rows)` is the hypervolume after every row, `watch` sees the rows after every
     trial. Nothing is asked after `end`, on the clock of time.monotonic.
+    `priced` holds costs before training by trial number, as rungs come to need them.
     """
 
     study: optuna.Study
@@ -76,6 +76,7 @@ class Driver:
     say: Callable[[str], None] = lambda text: None
     end: float = math.inf
     rows: list[Trial] = field(default_factory=list)
+    priced: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Go on to `study.trials` trials in total, until the time is over, the hypervolume stays where it is,
@@ -209,25 +210,20 @@ class Driver:
         guess = DENSE if plan.joint is not None and plan.open else foreseen(plan, self.bench.inventory)
         return self.bench.costs(guess)
 
-    @cached_property
-    def _priced(self) -> dict[int, tuple[float, ...]]:
-        """Static costs by trial number, as they become needed."""
-        return {}
-
     def _gate(self, kind: str, plan: Plan, costs: Mapping[str, float]) -> Gate:
         """The rungs as they stand now; none for plans whose costs training finds, since quality alone would decide."""
         names = [STAND_INS.get(name, name) for name in self.settings.objectives[1:]]
         if plan.joint is not None and plan.open:
             return Gate()
 
-        def priced(row: Trial) -> tuple[float, ...]:
-            if row.number not in self._priced:
+        def price(row: Trial) -> tuple[float, ...]:
+            if row.number not in self.priced:
                 assert row.plan is not None
                 found = self._static(row.plan.asked)
-                self._priced[row.number] = tuple(found[name] for name in names)
-            return self._priced[row.number]
+                self.priced[row.number] = tuple(found[name] for name in names)
+            return self.priced[row.number]
 
-        rungs = Rungs(settings=self.settings.rungs, rows=self.rows, quality=self.settings.objectives[0], costs=priced)
+        rungs = Rungs(settings=self.settings.rungs, rows=self.rows, quality=self.settings.objectives[0], costs=price)
         return rungs.gate(kind, [costs[name] for name in names], plan.recovery.epochs)
 
     def _tell(self, trial: optuna.Trial, entry: Entry, trained: Trained | None, start: float) -> Trial:

@@ -134,8 +134,8 @@ class Run:
         Raises:
             Stopped: the gate says so.
         """
-        on_the_way = epochs in self.gate.epochs and epochs < self.plan.recovery.epochs
-        answer = self.gate.judge(epochs, score) if on_the_way else None
+        looked_at = self.gate.looks(epochs, self.plan.recovery.epochs)
+        answer = self.gate.judge(epochs, score) if looked_at else None
         self.rungs.append(Rung(epochs=epochs, score=score, judged=answer is not None))
         if answer:
             raise Stopped(answer)
@@ -301,7 +301,7 @@ class _Looking(Watcher):
 
     def on_epoch(self, epoch: int) -> None:
         run, done = self._run, epoch + 1
-        if done not in run.gate.epochs or done >= run.plan.recovery.epochs:
+        if not run.gate.looks(done, run.plan.recovery.epochs):
             return
         with statistics_kept(self._model):
             if "bn_frozen" not in run.plan.recovery.mode:

@@ -21,6 +21,10 @@ class Gate:
     epochs: tuple[int, ...] = ()
     judge: Judge = nobody
 
+    def looks(self, epochs: int, length: int) -> bool:
+        """True if a trial of `length` epochs is looked at after `epochs`: never at its end."""
+        return epochs in self.epochs and epochs < length
+
 
 class Stopped(Exception):
     """A trial that its judge took for hopeless; the text says why."""

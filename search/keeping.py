@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from paretune.conf.settings import Settings
 from paretune.export.pack import packed_with_layout
 from paretune.findings import Trial
 from paretune.frozen import Frozen
-from paretune.pareto import Array, nondominated
+from paretune.pareto import nondominated
 from paretune.search.folder import drop_kept, kept_folder, write_json
+from paretune.search.fronts import front_of, points_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,20 +40,11 @@ class Keeping:
         """Drop the weights of trials that have left the front."""
         if self.settings.study.keep != "front":
             return
-        done = _candidates(rows)
-        mask = nondominated(self._points([row.values for row in done]))
-        drop_kept(self.folder, {row.number for row, on_front in zip(done, mask, strict=True) if on_front})
+        drop_kept(self.folder, {row.number for row in front_of(rows, self.settings.objectives)})
 
     def _on_front(self, values: Mapping[str, float], rows: Sequence[Trial]) -> bool:
         if any(values[name] > limit for name, limit in self.settings.limits.items()):
             return False
-        return bool(nondominated(self._points([*(row.values for row in _candidates(rows)), values]))[-1])
-
-    def _points(self, values: Sequence[Mapping[str, float]]) -> Array:
-        """The objectives of some trials, one row each."""
-        rows = [[each[name] for name in self.settings.objectives] for each in values]
-        return np.array(rows, dtype=float).reshape(len(rows), len(self.settings.objectives))
-
-
-def _candidates(rows: Sequence[Trial]) -> list[Trial]:
-    return [row for row in rows if row.status == "done" and row.feasible and row.kind != "repeat"]
+        objectives = self.settings.objectives
+        rivals = [row.values for row in front_of(rows, objectives)]
+        return bool(nondominated(points_of([*rivals, values], objectives))[-1])

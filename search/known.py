@@ -50,9 +50,7 @@ class Known:
 
     def has(self, params: Mapping[str, Any]) -> bool:
         """True if these parameters ask for a plan that was tried."""
-        if not self.quick:
-            return _sorted(self.space.choices(Given(params))) in self.choices
-        key = self._key(params)
+        key = plan_key(self.planner, self.space, params) if self.quick else None
         return _sorted(self.space.choices(Given(params))) in self.choices if key is None else key in self.first
 
     def all_of(self) -> bool:
@@ -71,15 +69,16 @@ class Known:
         if not self.quick or layout.size > COUNTED:
             return frozenset()
         rows = product(*(range(axis.levels or 0) for axis in layout.axes))
-        keys = (self._key(layout.params(row)) for row in rows)
+        keys = (plan_key(self.planner, self.space, layout.params(row)) for row in rows)
         return frozenset(key for key in keys if key is not None)
 
-    def _key(self, params: Mapping[str, Any]) -> str | None:
-        """The key of the plan that the parameters ask for; None if it cannot be made."""
-        try:
-            return self.planner.plan(self.space.ask(Given(params)), Clock()).plan.key
-        except CANNOT:
-            return None
+
+def plan_key(planner: Planner, space: Space, params: Mapping[str, Any]) -> str | None:
+    """The key of the plan that the parameters ask for; None if it cannot be made."""
+    try:
+        return planner.plan(space.ask(Given(params)), Clock()).plan.key
+    except CANNOT:
+        return None
 
 
 def _sorted(choices: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("paretune")
 
+HOME = Path(paretune.__file__).parent
 # The files whose change makes old measurements worthless.
 CODE = (
     "criteria", "evidence", "compensate", "knee", "rates", "narrow", "cut", "groups", "layers", "proof", "recover",
@@ -186,16 +187,16 @@ def _seen(bench: Bench) -> str:
 @cache
 def _everything() -> str:
     """A hash of all code that a compressed model is made and looked at with."""
-    home = Path(paretune.__file__).parent
-    files = [*sorted((home / "compress").glob("*.py")), *(home / "search" / f"{name}.py" for name in LOOKING)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    return _hashed([*sorted((HOME / "compress").glob("*.py")), *(HOME / "search" / f"{name}.py" for name in LOOKING)])
 
 
 @cache
 def _code() -> str:
-    folder = Path(paretune.__file__).parent / "compress"
-    blobs = (path.read_bytes() for path in sorted(folder.glob("*.py")) if path.stem in CODE)
-    return hashlib.sha256(b"".join(blobs)).hexdigest()[:16]
+    return _hashed(path for path in sorted((HOME / "compress").glob("*.py")) if path.stem in CODE)
+
+
+def _hashed(files: Iterable[Path]) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _save(path: Path | None, arrays: Mapping[str, Any]) -> None:

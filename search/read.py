@@ -22,6 +22,7 @@ from paretune.report.tables import write_tables
 from paretune.search.devices import hardware_told
 from paretune.search.folder import EFFECTS, read_json
 from paretune.search.rungs import Rungs
+from paretune.search.seeding import stored
 from paretune.search.store import WORST_QUALITY, identity_in, load_study, rows_of
 
 
@@ -36,6 +37,8 @@ def read_findings(folder: Path, study: optuna.Study | None = None) -> Findings:
     inventory = from_plain(Inventory, read_json(folder / "inventory.json"))
     study = study or load_study(folder)
     objectives = tuple(from_plain(Objective, plain) for plain in facts.pop("objective_units"))
+    seeds = stored(study)
+    facts |= {"seeds_note": seeds.note} if seeds and seeds.note else {}
     identity = identity_in(study, folder)
     budget = identity["budget"]
     dense = costs_of(inventory, DENSE, hardware_told(facts))

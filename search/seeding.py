@@ -19,6 +19,7 @@ from paretune.search.clock import Clock
 from paretune.search.controls import Control, Given
 from paretune.search.decisions import Decision, decisions_of, mildest, point_at
 from paretune.search.evaluate import CANNOT
+from paretune.search.known import plan_key
 from paretune.search.planner import Planner
 from paretune.search.sensitivity import Options, Tell, measure_effects
 from paretune.spaces.leaf import Scalar
@@ -143,22 +144,14 @@ def _chosen(
         harms, costs, count=settings.seeds.count + len(controls),
         limits=[settings.limits.get(name) for name in names], pairs=_pairs(way.decisions, harms, effects),
     )  # fmt: skip
-    taken = {_plan_key(way, control.params) for control in controls if control.params}
+    taken = {plan_key(way.planner, way.space, control.params) for control in controls if control.params}
     found: list[Mapping[str, Scalar]] = []
     for params in map(way.params, points):
-        key = _plan_key(way, params)
+        key = plan_key(way.planner, way.space, params)
         if key and key not in taken and len(found) < settings.seeds.count:
             taken.add(key)
             found.append(params)
     return tuple(found)
-
-
-def _plan_key(way: _Way, params: Mapping[str, Scalar]) -> str:
-    """The key of the plan of a point; "" if it has none."""
-    try:
-        return way.planner.plan(way.space.ask(Given(params)), Clock()).plan.key
-    except CANNOT:
-        return ""
 
 
 def _harm(decision: Decision, effects: Effects) -> tuple[float, ...]:

@@ -238,8 +238,6 @@ def _starts(
             found = seeding.make_seeds(asked, space, planner, controls, say=say, tell=tell)
         if found.note:
             say(found.note)
-            facts = read_json(settings.folder / "provenance.json")
-            write_json(settings.folder / "provenance.json", {**facts, "seeds_note": found.note})
         if found.effects is not None:
             write_json(settings.folder / EFFECTS, to_plain(found.effects))
         seeding.keep(study, found)
@@ -286,7 +284,7 @@ def _write_facts(
     known = folder / "provenance.json"
     earlier = read_json(known) if from_trial and known.exists() else {}
     runs = [*earlier.get("runs", []), one_run(facts, from_trial)]
-    facts |= {key: earlier[key] for key in ("measured", "seeds_note") if key in earlier}
+    facts |= {"measured": earlier["measured"]} if "measured" in earlier else {}
     rival = settings.rival.name if settings.rival else None
     write_json(known, {**facts, "runs": runs, "objective_units": to_plain(objectives), "rival": rival})
 

@@ -48,6 +48,15 @@ def hypervolume(points: Array, reference: Array) -> float:
     return float(sum(area * depth for area, depth in zip(slices, depths, strict=True)))
 
 
+def added(point: Array, front: Array, reference: Array) -> float:
+    """The volume between `point` (objectives,) and `reference` that no row of `front` (n, objectives) covers.
+
+    What the others cover of that box is a hypervolume too (While et al. 2012, "WFG",
+    https://doi.org/10.1109/TEVC.2010.2077298), over few steps because most points clip to the same.
+    """
+    return float(np.prod(reference - point)) - hypervolume(np.maximum(front, point), reference)
+
+
 def _swept(points: Array, reference: Array) -> float:
     """The volume of one to three objectives; all `points` lie below `reference`."""
     # Fewer than three objectives are three with last ones that are always 0 below 1: one sweep serves all.

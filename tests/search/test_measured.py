@@ -27,15 +27,12 @@ SPACE = {
 FACTS = {"criterion scores", "sensitivity curves by l1"}
 
 
+pytestmark = pytest.mark.usefixtures("cache")
+
+
 @pytest.fixture(scope="module")
 def bench():
     return lay_out(tiny_task())
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -32,15 +32,12 @@ SPACE = {
 COSTLY = {"layers": [{"match": "*", "pattern": "unstructured", "sparsity": [0.5, 0.9], "tie": True}]}
 
 
+pytestmark = pytest.mark.usefixtures("cache")
+
+
 @pytest.fixture(scope="module")
 def bench():
     return lay_out(tiny_task())
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def harm(decisions, steep):
@@ -243,20 +240,16 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("change", UNCHANGED)
-def test_what_effects_do_not_depend_on_is_not_measured_for(bench, free, change):
+@pytest.mark.parametrize(
+    ("change", "source"),
+    [*((change, "cache") for change in UNCHANGED.values()), *((change, "computed") for change in CHANGED.values())],
+    ids=[*UNCHANGED, *CHANGED],
+)
+def test_effects_are_measured_for_what_they_depend_on_and_for_nothing_else(bench, free, change, source):
     Case(bench).seeds()
-    other = Case(bench, **UNCHANGED[change])
+    other = Case(bench, **change)
     other.seeds()
-    assert other.source == "cache"
-
-
-@pytest.mark.parametrize("change", CHANGED)
-def test_what_they_depend_on_is(bench, free, change):
-    Case(bench).seeds()
-    other = Case(bench, **CHANGED[change])
-    other.seeds()
-    assert other.source == "computed"
+    assert other.source == source
 
 
 def test_a_damaged_file_is_measured_again(bench, free, cache):
